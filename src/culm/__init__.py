@@ -1,0 +1,1 @@
+"""culm runs Python functions somewhere else, reliably."""

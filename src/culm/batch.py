@@ -1,0 +1,107 @@
+"""One gatherer turns concurrent commits into batches: while one batch is in flight, the next collects. No timers, no tuning.
+
+An idle gatherer sends at once. Each batch has a number, so resending it after a lost reply is a no-op in the store:
+the gatherer resends by itself, with growing pauses, until `give_up_ms` have passed; then every commit of the batch is
+unknown. A caller that is cancelled does not cancel the batch, and a refused commit does not harm the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from culm.commit import Commit, Committed, weight
+from culm.errors import StoreUnavailable
+from culm.store import Store
+
+MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
+Then: TypeAlias = Callable[[Answer], None]
+
+
+class Gatherer:
+    """Sends commits in batches, in the order in which they were posted, one batch at a time.
+
+    Args:
+        store: where they go.
+        client: names this gatherer to the store; no other gatherer may ever use the name.
+        give_up_ms: how long an unanswered batch is sent again.
+        rng: spreads the pauses between resends, so that clients do not return as a herd.
+    """
+
+    def __init__(self, store: Store, *, client: str, give_up_ms: int = 10_000, rng: random.Random | None = None) -> None:
+        self._store = store
+        self._client = client
+        self._give_up_s = give_up_ms / 1000
+        self._rng = rng or random.Random()
+        self._commits: list[Commit] = []
+        self._thens: list[Then] = []
+        self._number = 0
+        self._sender: asyncio.Task[None] | None = None
+
+    def post(self, commit: Commit, then: Then) -> None:
+        """Send the commit with the next batch, and call `then` with its answer; `then` must not raise."""
+        self._commits.append(commit)
+        self._thens.append(then)
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send())
+
+    async def submit(self, commit: Commit) -> Committed:
+        """Send the commit with the next batch and await its answer. Raises StoreUnavailable (it may have happened) or StoreError."""
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        self.post(commit, lambda answer: _resolve(future, answer))
+        return await future
+
+    async def flush(self) -> None:
+        """Return when all that was posted is answered."""
+        while self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    async def _send(self) -> None:
+        try:
+            while self._commits:
+                commits, thens = self._next_batch()
+                self._number += 1
+                answers = await self._answers(commits)
+                for then, answer in zip(thens, answers, strict=True):
+                    then(answer)
+        finally:
+            self._sender = None
+
+    def _next_batch(self) -> tuple[list[Commit], list[Then]]:
+        commits, thens = self._commits, self._thens
+        total = cut = 0
+        for commit in commits:
+            total += weight(commit)
+            if cut and total > MAX_WEIGHT:
+                break
+            cut += 1
+        self._commits, self._thens = commits[cut:], thens[cut:]
+        return commits[:cut], thens[:cut]
+
+    async def _answers(self, commits: list[Commit]) -> Sequence[Answer]:
+        loop = asyncio.get_running_loop()
+        give_up_at, pause = loop.time() + self._give_up_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._store.commit(commits, batch=(self._client, self._number))
+            except StoreUnavailable as e:
+                if loop.time() + pause >= give_up_at:
+                    return [e for _ in commits]
+            except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
+                return [e] * len(commits)
+            await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def _resolve(future: asyncio.Future[Committed], answer: Answer) -> None:
+    if future.done():
+        return  # its caller was cancelled
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,45 @@
+"""Time, randomness and ids come from outside, so that a test can own them.
+
+`SystemClock` is the wall clock, in milliseconds. Only stores judge by it: durations travel, instants do not. Whoever
+waits uses its event loop's own monotonic time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        ...
+
+
+class SystemClock:
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class Ids:
+    """Makes ids that grow with time, which keeps a store's index append-only, and never collide between processes.
+
+    An id is 12 hexadecimal digits of milliseconds, 4 of a counter, and 10 that are random per process.
+    """
+
+    def __init__(self, clock: Clock, rng: random.Random | None = None) -> None:
+        self._clock = clock
+        self._rng = rng or random.SystemRandom()
+        self._last = 0
+        self._pid = -1
+        self._suffix = ""
+
+    def new(self) -> str:
+        """A new id of 26 characters; greater than every earlier one from here."""
+        if self._pid != os.getpid():  # a fork copies the suffix: two processes would make the same ids
+            self._pid = os.getpid()
+            self._suffix = f"{self._rng.getrandbits(40):010x}"
+        self._last = max(self._last + 1, self._clock.now_ms() << 16)
+        return f"{self._last:016x}{self._suffix}"

@@ -1,0 +1,70 @@
+"""A Commit is everything that one decision writes. A store applies all of it or none of it.
+
+Acknowledgement, outcome, next jobs, events and joins are one value, so there is no order in which a crash could tear them apart.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from culm.job import DEFAULT_KEEP_MS, Job
+from culm.outcome import Outcome
+
+MAX_EFFECTS = 10_000  # of one commit: beyond it a store's transaction would hold up everybody else
+
+BatchId: TypeAlias = tuple[str, int]  # (client, a number that only grows): a resent batch is recognised
+Committed: TypeAlias = Literal["applied", "lease_lost", "conflict"]
+
+
+class Held(Struct, frozen=True, array_like=True):
+    """A claim to a job: right while that lease still holds it."""
+
+    job_id: str
+    lease: str
+
+
+class Event(Struct, frozen=True, array_like=True):
+    """A recorded fact. The same key under the same topic of a scope is recorded once, whoever says it first."""
+
+    scope: str  # the root's id; "" is the global scope
+    topic: str
+    key: str
+    value: bytes = b"\xc0"
+
+
+class Trigger(Struct, frozen=True, array_like=True):
+    """Release that job when `need` of these topics hold so many events each.
+
+    The topic `done/<job id>` is reached when that job is not, or no longer, unfinished; nobody emits it.
+    """
+
+    job_id: str
+    scope: str
+    topics: tuple[tuple[str, int], ...]  # (topic, how many events reach it); topics are distinct
+    need: int
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """One remembered step of a flow; (flow, seq) is unique."""
+
+    flow: str
+    seq: int
+    value: bytes = b"\xc0"
+
+
+class Commit(Struct, frozen=True, kw_only=True):
+    fence: Held | None = None  # refuse all of this unless that lease still holds the job
+    outcome: Outcome | None = None  # ends the attempt; None: a checkpoint, the lease stays
+    keep_ms: int = DEFAULT_KEEP_MS  # how long a final outcome is remembered
+    send: tuple[Job, ...] = ()  # due now, after a delay, or never until released
+    emit: tuple[Event, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    records: tuple[Record, ...] = ()  # a conflicting (flow, seq) refuses the whole commit
+    cancel: tuple[str, ...] = ()
+
+
+def weight(commit: Commit) -> int:
+    """How many things a store writes for it: batches are bounded by this, not by the number of commits."""
+    return 1 + len(commit.send) + len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)

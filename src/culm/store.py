@@ -1,0 +1,204 @@
+"""The seam of the kernel: a Store is where the truth lives. Four methods carry every job; the rest is beside them.
+
+Claims are leases. Rule 1: only `claim` grants a lease. Rule 2: only `commit` ends an attempt or a job, and only under the
+lease that holds it. Rule 3: what `commit` writes, it writes wholly or not at all. Rule 4: whoever lost a reply asks again
+with the same batch number, or the same lease, and gets the same answer. `transitions.py` is the table of a job's life;
+`stores/tables.py` is the plainest code that obeys it.
+
+A store may be used from any event loop. It raises only StoreUnavailable (it may have happened: repeat it) and StoreError
+(it cannot work).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from culm.commit import BatchId, Commit, Committed, Event, Held, Record
+from culm.job import Delivery
+from culm.outcome import Final, Outcome
+
+LeaseState: TypeAlias = Literal["held", "lost", "cancelled"]
+ClaimOrder: TypeAlias = Literal["priority", "age"]
+State: TypeAlias = Literal["open", "leased", "succeeded", "failed", "cancelled", "expired", "lost"]
+HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome"]
+
+
+class Claimed(Struct, frozen=True):
+    deliveries: Sequence[Delivery] = ()
+    next_ms: int | None = None  # until the next job of these queues comes due; 0: more are due now; None: none is known
+
+
+class Store(Protocol):
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        """Apply each commit, in order, wholly or not at all; one that is refused does not harm the others.
+
+        A batch with the number of the client's last one is not applied again: it gets the answers of the first time.
+        """
+        ...
+
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        """Lease up to `limit` due jobs for `for_ms`.
+
+        `lease` is `claimer/number`, new for each claim; a claim repeated with the claimer's last lease grants nothing and
+        returns what that still holds. Jobs whose lease ran out come first; then, by "priority": the highest first, of
+        equals the oldest due; by "age": the oldest due first. Paused queues give nothing.
+        """
+        ...
+
+    async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
+        """Let each lease end `for_ms` from now.
+
+        "lost": another worker has it, or the attempt ended: stop at once. "cancelled": still held, but asked to stop.
+        """
+        ...
+
+    async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
+        """Return when there may be something to claim, at the latest after `for_ms`. Only a hint: it may return early, and for nothing."""
+        ...
+
+
+class Hint(Struct, frozen=True, array_like=True):
+    """News for a caller. Never the truth: it may be late, doubled or missing."""
+
+    channel: str
+    kind: HintKind
+    job_id: str
+    body: bytes = b"\xc0"
+
+
+class Subscription(Protocol):
+    async def next(self, *, for_ms: int) -> Sequence[Hint]:
+        """The hints that came since the last call, in order; waits up to `for_ms` for the first; () if none came."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Hints(Protocol):
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        """Send each to whoever is subscribed to its channel now. Best effort."""
+        ...
+
+    async def subscribe(self, channel: str) -> Subscription:
+        """Hear that channel's hints from now on."""
+        ...
+
+
+class JobView(Struct, frozen=True, kw_only=True):
+    """A job as a reader sees it."""
+
+    id: str
+    task: str
+    queue: str
+    priority: int
+    state: State
+    attempt: int
+    expiries: int
+    due_in_ms: int | None  # until it can be claimed, or until its lease ends; None: only a release, or finished
+    age_ms: int  # since the send
+    last: Outcome | None  # of the last attempt that ended; a finished job's outcome
+    lease: str = ""
+    topic: str = ""
+
+
+class Ended(Struct, frozen=True):
+    outcome: Final
+
+
+class Pending(Struct, frozen=True):
+    """Not finished yet."""
+
+
+class Absent(Struct, frozen=True):
+    """Never sent, or finished longer than `keep` ago."""
+
+
+class QueueCounts(Struct, frozen=True, kw_only=True):
+    queue: str
+    paused: bool
+    ready: int  # due now
+    delayed: int  # due later
+    waiting: int  # for a release
+    leased: int
+    oldest_ms: int | None  # how long the oldest ready job has been due
+
+
+class Reader(Protocol):
+    async def job(self, job_id: str) -> JobView | None: ...
+
+    async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
+        """How the job ended; waits up to `for_ms` for it to end."""
+        ...
+
+    async def jobs(
+        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+    ) -> list[JobView]:
+        """Jobs by ascending id, those after the id `after`."""
+        ...
+
+    async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
+        """The events of one topic by ascending key, those after the key `after`. For `done/<id>`, ask `outcome` instead."""
+        ...
+
+    async def records(self, flow: str, *, after: int = -1, limit: int = 1000) -> list[Record]:
+        """A flow's records by ascending number, those after `after`."""
+        ...
+
+    async def counts(self) -> list[QueueCounts]:
+        """One entry for each queue that has unfinished jobs or is paused, by name."""
+        ...
+
+
+class WorkerInfo(Struct, frozen=True, array_like=True):
+    """What a worker says of itself with every heartbeat."""
+
+    id: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    concurrency: int
+    running: int = 0
+    done: int = 0
+    started_ms: int = 0  # by the worker's wall clock
+
+
+class Admin(Protocol):
+    async def replay(self, job_ids: Sequence[str]) -> int:
+        """Make dead letters claimable again, now, with their attempts from zero. Returns how many were. Others are left alone."""
+        ...
+
+    async def discard(self, job_ids: Sequence[str]) -> int:
+        """Forget dead letters. Returns how many were."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Cancel every open job of the queue (joins hear of it; leased ones go on). Returns how many were."""
+        ...
+
+    async def pause(self, queue: str) -> None:
+        """Let nobody claim from the queue until `resume`; what runs goes on."""
+        ...
+
+    async def resume(self, queue: str) -> None: ...
+
+    async def register(self, worker: WorkerInfo, *, for_ms: int) -> None:
+        """Show the worker among `workers` for so long."""
+        ...
+
+    async def workers(self) -> list[WorkerInfo]: ...
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        """Remove up to `limit` things whose `keep` is over. Returns how many; repeat while it is `limit`."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked and let everything go. Safe to repeat."""
+        ...
+
+
+class FullStore(Store, Hints, Reader, Admin, Protocol):
+    """What `open_store` returns."""

@@ -1,0 +1,67 @@
+"""Bells wake whoever waits in this process, on whatever event loop it waits. A ring is a hint: the woken look for the truth themselves.
+
+Register first, look then, and only then wait: a ring between the look and the wait is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
+
+class Bells:
+    def __init__(self) -> None:
+        self._waiters: dict[str, list[Waiter]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._waiters
+
+    def __bool__(self) -> bool:
+        return bool(self._waiters)
+
+    def names(self) -> list[str]:
+        return list(self._waiters)
+
+    def ring(self, name: str) -> None:
+        for loop, future in self._waiters.pop(name, ()):
+            try:
+                loop.call_soon_threadsafe(_wake, future)
+            except RuntimeError:  # its loop is closed: nobody waits there any more
+                continue
+
+    def listen(self, names: Iterable[str]) -> Listening:
+        """Hear the next ring of any of the names, from now on."""
+        return Listening(self._waiters, tuple(names))
+
+
+class Listening:
+    def __init__(self, waiters: dict[str, list[Waiter]], names: tuple[str, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiters, self._names, self._entry = waiters, names, (loop, loop.create_future())
+        for name in names:
+            waiters.setdefault(name, []).append(self._entry)
+
+    async def wait(self, *, for_ms: int) -> None:
+        """Return at the first ring since `listen`, at the latest after `for_ms`."""
+        loop, future = self._entry
+        timer = loop.call_later(for_ms / 1000, _wake, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self.stop()
+
+    def stop(self) -> None:
+        for name in self._names:
+            entries = self._waiters.get(name)
+            if entries is not None and self._entry in entries:
+                entries.remove(self._entry)
+                if not entries:
+                    self._waiters.pop(name, None)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
