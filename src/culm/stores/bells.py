@@ -6,6 +6,7 @@ Register first, look then, and only then wait: a ring between the look and the w
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
@@ -14,6 +15,7 @@ Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 class Bells:
     def __init__(self) -> None:
         self._waiters: dict[str, list[Waiter]] = {}
+        self._lock = threading.Lock()  # stores ring from their own threads
 
     def __contains__(self, name: str) -> bool:
         return name in self._waiters
@@ -22,10 +24,13 @@ class Bells:
         return bool(self._waiters)
 
     def names(self) -> list[str]:
-        return list(self._waiters)
+        with self._lock:
+            return list(self._waiters)
 
     def ring(self, name: str) -> None:
-        for loop, future in self._waiters.pop(name, ()):
+        with self._lock:
+            waiters = self._waiters.pop(name, ())
+        for loop, future in waiters:
             try:
                 loop.call_soon_threadsafe(_wake, future)
             except RuntimeError:  # its loop is closed: nobody waits there any more
@@ -33,15 +38,17 @@ class Bells:
 
     def listen(self, names: Iterable[str]) -> Listening:
         """Hear the next ring of any of the names, from now on."""
-        return Listening(self._waiters, tuple(names))
+        return Listening(self._waiters, self._lock, tuple(names))
 
 
 class Listening:
-    def __init__(self, waiters: dict[str, list[Waiter]], names: tuple[str, ...]) -> None:
+    def __init__(self, waiters: dict[str, list[Waiter]], lock: threading.Lock, names: tuple[str, ...]) -> None:
         loop = asyncio.get_running_loop()
-        self._waiters, self._names, self._entry = waiters, names, (loop, loop.create_future())
-        for name in names:
-            waiters.setdefault(name, []).append(self._entry)
+        self._waiters, self._lock, self._names = waiters, lock, names
+        self._entry: Waiter = (loop, loop.create_future())
+        with lock:
+            for name in names:
+                waiters.setdefault(name, []).append(self._entry)
 
     async def wait(self, *, for_ms: int) -> None:
         """Return at the first ring since `listen`, at the latest after `for_ms`."""
@@ -54,12 +61,13 @@ class Listening:
             self.stop()
 
     def stop(self) -> None:
-        for name in self._names:
-            entries = self._waiters.get(name)
-            if entries is not None and self._entry in entries:
-                entries.remove(self._entry)
-                if not entries:
-                    self._waiters.pop(name, None)
+        with self._lock:
+            for name in self._names:
+                entries = self._waiters.get(name)
+                if entries is not None and self._entry in entries:
+                    entries.remove(self._entry)
+                    if not entries:
+                        del self._waiters[name]
 
 
 def _wake(future: asyncio.Future[None]) -> None:

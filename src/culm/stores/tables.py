@@ -39,6 +39,7 @@ class Row(Struct):
     cancelled: bool = False  # asked to stop while leased
     last: Outcome | None = None
     finished: bool = False
+    sweep_at: int = 0  # when it goes, once it is finished; 0: a dead letter stays
 
 
 class Waiting(Struct):
@@ -66,7 +67,7 @@ class Tables:
         self.ready: dict[tuple[str, int], list[Entry]] = {}  # (queue, priority)
         self.leased: dict[str, Row] = {}
         self.scopes: dict[str, Scope] = {}
-        self.tombstones: set[str] = set()
+        self.tombstones: dict[str, int] = {}  # cancelled before it was sent -> until when that is remembered
         self.paused: set[str] = set()
         self.sweepable: list[tuple[int, int, str, str]] = []  # heap of (when, n, what, id)
         self.rung: set[str] = set()  # queues and jobs that somebody may wait for; the store rings and empties it
@@ -176,7 +177,8 @@ class Tables:
             self._reached(scope, f"done/{job.id}", 1, now)
         if not isinstance(final, DEAD):
             if keep_ms:
-                self._sweep_at(now + keep_ms, "job", job.id)
+                row.sweep_at = now + keep_ms
+                self._sweep_at(row.sweep_at, "job", job.id)
             else:
                 del self.rows[job.id]
 
@@ -187,14 +189,16 @@ class Tables:
             return
         self._n += 1
         row = self.rows[job.id] = Row(job, self._n, now, None)
-        if "~" in job.id:
-            self._scope(job.scope, now, but=job.id).live += 1
-        elif self.scopes and job.id in self.scopes:
-            self.scopes[job.id].live += 1
+        self._enter(job, now)
         if job.id in self.tombstones:
             self._finish(row, Cancelled("before it was sent"), job.keep_ms, now)
         elif job.after_ms is not None:
             self._open(row, max(now + job.after_ms, job.at_ms or 0))
+
+    def _enter(self, job: Job, now: int) -> None:
+        """Count it among the live jobs of its scope, if there is anything to count for."""
+        if "~" in job.id or job.topic or (self.scopes and job.id in self.scopes):
+            self._scope(job.scope, now, but=job.id).live += 1
 
     def _scope(self, root: str, now: int, but: str = "") -> Scope:
         """The scope's counter; made when it is first needed, counting the root if that is unfinished."""
@@ -260,7 +264,7 @@ class Tables:
     def _cancel(self, job_id: str, now: int) -> None:
         row = self.rows.get(job_id)
         if row is None:
-            self.tombstones.add(job_id)
+            self.tombstones[job_id] = now + TOMBSTONE_MS
             self._sweep_at(now + TOMBSTONE_MS, "tombstone", job_id)
         elif row.lease:
             row.cancelled = True
@@ -274,8 +278,7 @@ class Tables:
         claimer, now = lease.rpartition("/")[0], self.now()
         if self._claims.get(claimer, ("", 0))[0] == lease:  # the reply was lost
             return Claimed([_delivery(r, now) for r in self.leased.values() if r.lease == lease], 0)
-        self._claims[claimer] = (lease, now)
-        queues = [q for q in queues if q not in self.paused]
+        queues = [q for q in dict.fromkeys(queues) if q not in self.paused]
         picked = self._overdue(queues, now, limit)
         priorities: Iterable[Sequence[int]] = ([p] for p in range(9, -1, -1)) if order == "priority" else [range(9, -1, -1)]
         for some in priorities:
@@ -284,6 +287,7 @@ class Tables:
         for row in picked:
             self._grant(row, lease, now + for_ms)
         if picked:
+            self._claims[claimer] = (lease, now)
             self._next_expiry = min(self._next_expiry, now + for_ms)
         due = min((lane[0][0] for (q, _), lane in self.ready.items() if lane and q in queues), default=None)
         return Claimed([_delivery(r, now) for r in picked], None if due is None else max(0, due - now))
@@ -333,6 +337,7 @@ class Tables:
                 answers.append("lost")
             else:
                 row.due = until
+                self._next_expiry = min(self._next_expiry, until)  # it may end sooner than was granted
                 answers.append("cancelled" if row.cancelled else "held")
         return answers
 
@@ -351,16 +356,16 @@ class Tables:
         self._answered = {c: a for c, a in self._answered.items() if a[2] > now - ANSWERS_MS}
         self._claims = {c: a for c, a in self._claims.items() if a[1] > now - ANSWERS_MS}
         while swept < limit and self.sweepable and self.sweepable[0][0] <= now:
-            _, _, what, name = heappop(self.sweepable)
-            swept += 1
-            if what == "tombstone":
-                self.tombstones.discard(name)
-            elif what == "job":
-                row = self.rows.get(name)
-                if row is not None and row.finished and not isinstance(row.last, DEAD):
-                    del self.rows[name]
-            elif (scope := self.scopes.get(name)) is not None and not scope.live and scope.sweep_at <= now:
+            when, _, what, name = heappop(self.sweepable)
+            if what == "tombstone" and self.tombstones.get(name) == when:
+                del self.tombstones[name]
+            elif what == "job" and (row := self.rows.get(name)) is not None and row.sweep_at == when:
+                del self.rows[name]
+            elif what == "scope" and (scope := self.scopes.get(name)) is not None and not scope.live and scope.sweep_at == when:
                 del self.scopes[name]
+            else:
+                continue  # it came to life again, or goes later
+            swept += 1
         return swept
 
     def dead(self, job_ids: Iterable[str]) -> list[Row]:
@@ -372,8 +377,7 @@ class Tables:
         for row in rows:
             row.finished, row.cancelled, row.again = False, False, False
             row.attempt, row.expiries, row.sent = 0, 0, now
-            if (scope := self.scopes.get(row.job.scope)) is not None:
-                scope.live += 1
+            self._enter(row.job, now)
             self._open(row, now)
         return len(rows)
 

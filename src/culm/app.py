@@ -1,0 +1,247 @@
+"""An App is the registry of tasks and the address of the store. It connects at first use, from whichever event loop uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from weakref import WeakKeyDictionary
+
+from culm.batch import Answer, Gatherer
+from culm.clock import Clock, Ids, SystemClock
+from culm.codec import Signature
+from culm.commit import Commit
+from culm.current import running
+from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
+from culm.handle import Handle
+from culm.job import Job
+from culm.options import Options, TaskOptions, changed, check_name
+from culm.retry import as_retry
+from culm.store import FullStore
+from culm.stores.open import default_url, open_store
+from culm.sync import Portal
+from culm.task import AnyTask, Bound, Task, join_send, make_job
+
+if TYPE_CHECKING:
+    from culm.worker.worker import Worker, WorkerOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger("culm")
+
+CHUNK = 1_000  # jobs in one commit of enqueue_many
+CHUNKS_AHEAD = 4  # commits of enqueue_many under way: the next is encoded while these are written
+
+
+class App:
+    """Register tasks with it, enqueue through them, run workers from it.
+
+    Args:
+        url: where the truth lives: `memory://`, `sqlite:///jobs.db`, ... By default `$CULM_URL`, else `culm.db` beside the nearest
+            `pyproject.toml` upwards, else in the working directory.
+        store: an opened store instead of an address.
+        clock, rng: for ids and for the spread of pauses; a test may own them.
+
+    Raises:
+        ConfigError: the address cannot work. Found at first use.
+
+    Example:
+        >>> app = App("memory://")
+        >>> @app.task(queue="mail", retry=5, timeout=30)
+        ... async def send_email(to: str, *, subject: str) -> str: ...
+    """
+
+    def __init__(
+        self, url: str | None = None, *, store: FullStore | None = None, clock: Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        self.url = url
+        self.tasks: dict[str, AnyTask] = {}
+        self.portal = Portal()
+        self.clock = clock or SystemClock()
+        self.rng = rng or random.Random()
+        self.new_id = Ids(self.clock, rng).new
+        self._store = store
+        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer] = WeakKeyDictionary()
+
+    # -- tasks --------------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
+
+    def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
+        """Make a function a task; plain, or with a name and options.
+
+        Args:
+            name: what messages call it; by default `module.function`.
+            options: see TaskOptions.
+
+        Raises:
+            DuplicateTask: the name is taken. ConfigError: an annotation is no type that travels.
+            TypeError, ValueError: an option is unknown, of a wrong type, or out of range.
+        """
+        if fn is not None:
+            return self._register(fn, name, {})
+        _check_options(options)
+        return lambda function: self._register(function, name, options)
+
+    def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> AnyTask:
+        name = check_name(name if name is not None else _default_name(fn), "task name")
+        if name in self.tasks:
+            raise DuplicateTask(f"task {name!r} is registered already, by {_where(self.tasks[name].fn)}; give one of them another name=")
+        retry = as_retry(options.pop("retry", None))
+        task: AnyTask = Task(
+            self, fn, name=name, signature=Signature(fn, task=name), options=changed(Options(), options, TaskOptions), retry=retry
+        )
+        self.tasks[name] = task
+        return task
+
+    def find(self, name: str) -> AnyTask:
+        """The task of that name. Raises UnknownTask, naming the nearest."""
+        task = self.tasks.get(name)
+        if task is None:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.tasks, n=1)
+            known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.tasks)) or 'no tasks at all'}"
+            raise UnknownTask(f"no task {name!r} in this app; {known}")
+        return task
+
+    # -- sending ------------------------------------------------------------------------------------------------------------
+
+    async def enqueue_many(self, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]:
+        """Send many jobs, of any tasks of this app, a thousand to a commit; each commit is applied wholly or not at all.
+
+        Inside a task all of them leave with its commit.
+
+        Raises:
+            PartlySent: the store failed, or an id belongs to another task's job, after some were accepted; `sent` has their ids.
+        """
+        attempt = running()
+        if attempt is not None:
+            return [join_send(b, attempt) for b in bounds if self._own(b)]
+        posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
+        handles: list[Handle[Any]] = []
+        gatherer, loop = self.gatherer(), asyncio.get_running_loop()
+        for chunk in _chunks(bounds, CHUNK):
+            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._own(b)]
+            handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
+            answered: asyncio.Future[Answer] = loop.create_future()
+            gatherer.post(Commit(send=tuple(jobs)), answered.set_result)
+            posted.append((jobs, answered))
+            await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
+            if len(posted) > CHUNKS_AHEAD:
+                await posted[-CHUNKS_AHEAD][1]
+        await _all_accepted(posted)
+        return handles
+
+    def _own(self, bound: Bound[Any]) -> bool:
+        if bound.task.app is not self:
+            raise CulmError(f"task {bound.task.name!r} belongs to another app; enqueue it there")
+        return True
+
+    def job(self, job_id: str, task: Task[P, R]) -> Handle[R]:
+        """The handle of a job that was sent earlier, or elsewhere."""
+        return Handle(self, job_id, task)
+
+    # -- running ------------------------------------------------------------------------------------------------------------
+
+    def worker(self, **options: Unpack[WorkerOptions]) -> Worker:
+        """A worker in this process: `async with app.worker(concurrency=100): ...`. Raises ConfigError when its options cannot work."""
+        from culm.worker.worker import Worker
+
+        return Worker(self, **options)
+
+    # -- the store ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> FullStore:
+        """Opened at first use. Raises ConfigError, StoreError, StoreUnavailable."""
+        if self._store is None:
+            self.url = self.url or default_url()
+            self._store = open_store(self.url)
+        return self._store
+
+    def gatherer(self) -> Gatherer:
+        """What turns the concurrent commits of this event loop into batches."""
+        loop = asyncio.get_running_loop()
+        gatherer = self._gatherers.get(loop)
+        if gatherer is None:
+            gatherer = self._gatherers[loop] = Gatherer(self.store, client=f"app-{self.new_id()}", rng=self.rng)
+        return gatherer
+
+    async def __aenter__(self) -> App:
+        _ = self.store
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Await what was sent and let the store go; the next use opens it again. A `memory://` store forgets everything."""
+        gatherer = self._gatherers.pop(asyncio.get_running_loop(), None)
+        if gatherer is not None:
+            await gatherer.flush()
+        if self._store is not None:
+            store, self._store = self._store, None
+            await store.close()
+
+
+class _Decorator:
+    """What `@app.task(...)` returns: for the type checker only."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Any: ...
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    changed(Options(), options, TaskOptions)
+
+
+async def _all_accepted(posted: list[tuple[list[Job], asyncio.Future[Answer]]]) -> None:
+    sent: list[str] = []
+    failure: Exception | None = None
+    for jobs, answered in posted:
+        answer = await answered
+        if answer == "applied":
+            sent += [job.id for job in jobs]
+        elif failure is None:
+            failure = answer if isinstance(answer, Exception) else IdConflict(jobs[0].id)
+    if failure is not None:
+        raise PartlySent(sent, failure) from failure
+
+
+def _chunks(items: Iterable[R], size: int) -> Iterable[list[R]]:
+    chunk: list[R] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _default_name(fn: Callable[..., Any]) -> str:
+    """`module.function`; a module that runs as a script has the name under which a worker would import it."""
+    module = fn.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file else "main"
+    return f"{module}.{fn.__qualname__}".replace("<locals>.", "")
+
+
+def _where(fn: Callable[..., Any]) -> str:
+    return f"{fn.__module__}.{fn.__qualname__}"

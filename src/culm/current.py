@@ -1,0 +1,181 @@
+"""The attempt that runs: what `current()` shows to its task, and what it has sent and emitted so far.
+
+What a task sends, leaves with its commit: `enqueue`, `emit` and `when` inside a task only add to the attempt's effects.
+They become part of the one Commit that ends the attempt, or of none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from culm.codec import encode
+from culm.commit import MAX_EFFECTS, Event, Trigger
+from culm.errors import CulmError, NotInTask, TooManyEffects
+from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
+from culm.options import check_name
+from culm.outcome import FINAL, Final, decode_outcome
+
+if TYPE_CHECKING:
+    from culm.app import App
+
+T = TypeVar("T")
+Stopping: TypeAlias = Literal["", "timeout", "cancel", "shutdown", "lost"]
+
+
+class Effects:
+    """What one attempt has sent, emitted and awaited, in order."""
+
+    __slots__ = ("emit", "send", "triggers")
+
+    def __init__(self) -> None:
+        self.send: list[Job] = []
+        self.emit: list[Event] = []
+        self.triggers: list[Trigger] = []
+
+    def check_room(self) -> None:
+        if len(self.send) + len(self.emit) + len(self.triggers) >= MAX_EFFECTS:
+            raise TooManyEffects(f"an attempt may send and emit {MAX_EFFECTS:,} things at most; let it enqueue tasks that enqueue the rest")
+
+
+class ReadEvent:
+    """An event as a join sees it: `key`, and its value by `read`."""
+
+    __slots__ = ("key", "raw")
+
+    def __init__(self, event: Event) -> None:
+        self.key = event.key
+        self.raw = event.value
+
+    def read(self, kind: type[T]) -> T:
+        """The emitted value. Raises msgspec.ValidationError when it is no `kind`."""
+        return msgspec.msgpack.decode(self.raw, type=kind)
+
+    def outcome(self) -> Final:
+        """How the job ended whose end this event records (`using(topic=...)`); `key` is its id.
+
+        Raises CulmError if it records something else.
+        """
+        try:
+            outcome = decode_outcome(self.raw)
+        except msgspec.MsgspecError as e:
+            raise CulmError(f"event {self.key!r} records no job's end; read its value with .read(type)") from e
+        if not isinstance(outcome, FINAL):
+            raise CulmError(f"event {self.key!r} records no job's end; read its value with .read(type)")
+        return outcome
+
+
+class Attempt:
+    """One run of one delivery. Tasks meet it as `current()`.
+
+    Attributes:
+        attempt: counts from 1; a crash of a worker does not consume one.
+        events: for a join, the events it waited for, by topic.
+        cancelled: somebody asked the job to stop. A coroutine is cancelled besides; a `def` task looks here, or calls `check`.
+    """
+
+    __slots__ = (
+        "_idle", "app", "cancelled", "delivery", "effects", "ends_at", "events", "job", "news", "over", "stopping", "task",
+    )  # fmt: skip
+
+    def __init__(self, delivery: Delivery, app: App) -> None:
+        self.delivery = delivery
+        self.job = delivery.job
+        self.app = app
+        self.effects: Effects | None = None  # made at the first effect: most jobs have none
+        self.events: Mapping[str, Sequence[ReadEvent]] = {}
+        self.cancelled = False
+        self.stopping: Stopping = ""  # why the worker cancelled it: "": it did not
+        self.over = False  # its commit has left: nothing can join it any more
+        self.ends_at = 0.0  # on the loop's clock, set by the first scan that meets it
+        self.task: asyncio.Task[None] | None = None
+        self.news: tuple[float, str] | None = None  # progress that was not published yet
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def attempt(self) -> int:
+        return self.delivery.attempt
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.job.headers
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same on every attempt of this job: hand it to a service that should act once."""
+        return self.job.id
+
+    @property
+    def fence(self) -> int:
+        """Grows with every claim of this job: a service that refuses smaller numbers refuses stale workers."""
+        return self.delivery.fence
+
+    def progress(self, fraction: float, note: str = "") -> None:
+        """Say how far the job is, from 0 to 1. The newest one is published a few times a second. Raises ValueError."""
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"progress must be from 0 to 1, got {fraction!r}")
+        self.news = (float(fraction), str(note)[:500])
+
+    def check(self) -> None:
+        """Raise CancelledError if the job was asked to stop: for `def` tasks, in their loops."""
+        if self.cancelled:
+            raise asyncio.CancelledError("the job was cancelled")
+
+    def join(self) -> Effects:
+        """The effects of this attempt, to add to. Raises CulmError once its commit has left, TooManyEffects beyond 10,000."""
+        if self.over:
+            raise CulmError(f"job {self.job.id} has ended; what should be sent now needs using(now=True)")
+        if self.effects is None:
+            self.effects = Effects()
+        self.effects.check_room()
+        return self.effects
+
+
+_current: ContextVar[Attempt | None] = ContextVar("culm_current", default=None)
+enter = _current.set
+running = _current.get
+
+
+def current() -> Attempt:
+    """The attempt that runs here. Raises NotInTask outside a task.
+
+    Example:
+        >>> @app.task
+        ... async def charge(order: int) -> None:
+        ...     await bank.charge(order, key=current().idempotency_key)
+    """
+    attempt = _current.get()
+    if attempt is None:
+        raise NotInTask("current() works inside a running task only")
+    return attempt
+
+
+def emit(topic: str, value: Any = None, *, key: str | None = None) -> None:
+    """Record an event in the scope of the running task, with its commit.
+
+    Args:
+        topic: what happened; `when` waits for it.
+        value: anything that can be an argument.
+        key: the same key under the same topic is recorded once; by default each call has its own, the same on every attempt.
+
+    Raises:
+        NotInTask: outside a task.
+        TypeError: the value cannot be encoded. ValueError: a bad topic, or more than 1 MiB.
+    """
+    attempt = _current.get()
+    if attempt is None:
+        raise NotInTask("emit() works inside a running task only")
+    if check_name(topic, "topic").startswith("done/"):
+        raise ValueError(f"topic must not start with 'done/', got {topic!r}: those topics are culm's own")
+    data = encode(value)
+    if len(data) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"the value of event {topic!r} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed")
+    effects = attempt.join()
+    effects.emit.append(Event(attempt.job.scope, topic, key or f"{attempt.job.id}#{len(effects.emit)}", data))

@@ -1,0 +1,138 @@
+"""A Handle is the caller's view of one job. It holds no result: it asks the store, which wakes it when the job ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from culm.commit import Commit
+from culm.current import Attempt
+from culm.duration import Seconds, maybe_ms
+from culm.errors import ResultExpired, ResultPending, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TimedOut
+from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
+from culm.store import Absent, Ended, JobView, Pending, State
+
+if TYPE_CHECKING:
+    from culm.app import App
+    from culm.sync import SyncHandle
+    from culm.task import AnyTask
+
+R = TypeVar("R")
+
+LOOK_MS = 1_000  # behind every hint is a look at the truth, so often
+
+
+class Handle(Generic[R]):
+    """One job, seen from outside.
+
+    Attributes:
+        id: the job's id; `app.job(id, task)` finds the job again, in any process.
+    """
+
+    __slots__ = ("_leaves_with", "_task", "app", "id")
+
+    def __init__(self, app: App, job_id: str, task: AnyTask | None, leaves_with: Attempt | None = None) -> None:
+        self.id = job_id
+        self.app = app
+        self._task = task
+        self._leaves_with = leaves_with  # the attempt whose commit carries it; None: it was sent
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}{' (pending)' if self.pending else ''}>"
+
+    @property
+    def pending(self) -> bool:
+        """The job leaves with the commit of the task that is running."""
+        return self._leaves_with is not None and not self._leaves_with.over
+
+    @property
+    def sync(self) -> SyncHandle[R]:
+        """The same for code without async."""
+        from culm.sync import SyncHandle
+
+        return SyncHandle(self)
+
+    async def result(self, timeout: Seconds | None = None) -> R:
+        """Await the job's end and return its result.
+
+        Args:
+            timeout: seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            TaskFailed, TaskCancelled, TaskExpired, TaskLost: it ended otherwise.
+            TimedOut: the wait ended first; the job goes on.
+            ResultExpired: it ended longer than `keep` ago, or was never sent.
+            ResultPending: it leaves only when the task that awaits it here has ended.
+        """
+        outcome = await self._ended(maybe_ms(timeout, "timeout"))
+        match outcome:
+            case Succeeded(value=data):
+                return self._read(data)
+            case Failed(fault=fault):
+                raise TaskFailed(self.id, fault)
+            case Cancelled(reason=why):
+                raise TaskCancelled(self.id, f"was cancelled {why}".rstrip())
+            case Expired(reason=why):
+                raise TaskExpired(self.id, f"expired: {why}")
+            case Lost(reason=why):
+                raise TaskLost(self.id, f"was given up: {why}")
+
+    async def outcome(self) -> Final | None:
+        """How the job ended; None while it has not. Raises ResultExpired."""
+        self._refuse_pending()
+        match await self.app.store.outcome(self.id):
+            case Ended(outcome=outcome):
+                return outcome
+            case Absent():
+                raise self._expired()
+            case Pending():
+                return None
+
+    async def status(self) -> State:
+        """ "open", "leased", "succeeded", "failed", "cancelled", "expired" or "lost". Raises ResultExpired."""
+        return (await self.view()).state
+
+    async def view(self) -> JobView:
+        """All that the store knows of the job. Raises ResultExpired."""
+        self._refuse_pending()
+        view = await self.app.store.job(self.id)
+        if view is None:
+            raise self._expired()
+        return view
+
+    async def cancel(self) -> None:
+        """Ask the job to stop: at once while it is queued, with its next heartbeat while it runs. A success that is already committing wins."""
+        self._refuse_pending()
+        await self.app.gatherer().submit(Commit(cancel=(self.id,)))
+
+    # -- inside -------------------------------------------------------------------------------------------------------------
+
+    async def _ended(self, timeout_ms: int | None) -> Final:
+        self._refuse_pending()
+        loop = asyncio.get_running_loop()
+        ends_at = None if timeout_ms is None else loop.time() + timeout_ms / 1000
+        while True:
+            for_ms = LOOK_MS if ends_at is None else min(LOOK_MS, max(0, round((ends_at - loop.time()) * 1000)))
+            match await self.app.store.outcome(self.id, for_ms=for_ms):
+                case Ended(outcome=outcome):
+                    return outcome
+                case Absent():
+                    raise self._expired()
+                case Pending():
+                    if ends_at is not None and loop.time() >= ends_at:
+                        raise TimedOut(self.id, f"did not end within {(timeout_ms or 0) / 1000:g} s; it goes on, ask again or cancel it")
+
+    def _read(self, data: bytes) -> R:
+        result: R = self._task.signature.decode_result(data) if self._task is not None else msgspec.msgpack.decode(data)
+        return result
+
+    def _refuse_pending(self) -> None:
+        if self.pending:
+            raise ResultPending(
+                self.id, "leaves with the commit of the task that is running; join it with when(), or send it with using(now=True)"
+            )
+
+    def _expired(self) -> ResultExpired:
+        return ResultExpired(self.id, "is not known; it was never sent, or it ended longer than its `keep` ago")

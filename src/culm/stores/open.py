@@ -1,0 +1,53 @@
+"""From an address to a store. Only this file names the stores, and imports one when its address is opened."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from culm.errors import ConfigError
+from culm.store import FullStore
+
+SCHEMES = ("memory", "sqlite")
+
+
+def open_store(url: str) -> FullStore:
+    """The store at that address: `memory://` or `sqlite:///path` (four slashes for an absolute path).
+
+    Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        near = difflib.get_close_matches(scheme, SCHEMES, n=1)
+        hint = f"; did you mean {near[0]}://?" if near else ""
+        raise ConfigError(f"unknown store address {masked(url)!r}: it must start with {', '.join(s + '://' for s in SCHEMES)}{hint}")
+    if scheme == "memory":
+        from culm.stores.memory import MemoryStore
+
+        if url != "memory://":
+            raise ConfigError(f"memory:// takes nothing behind it, got {masked(url)!r}")
+        return MemoryStore()
+    from culm.stores.sqlite.address import open_sqlite
+
+    return open_sqlite(url)
+
+
+def default_url() -> str:
+    """`$CULM_URL`, else `culm.db` beside the nearest `pyproject.toml` upwards, else in the working directory."""
+    if url := os.environ.get("CULM_URL"):
+        return url
+    here = Path.cwd()
+    home = next((d for d in (here, *here.parents) if (d / "pyproject.toml").is_file()), here)
+    return f"sqlite:///{home / 'culm.db'}"
+
+
+def masked(url: str) -> str:
+    """The address without its password, fit for logs and errors."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return url.partition("://")[0] + "://..."
+    return url if not password else url.replace(f":{password}@", ":***@", 1)

@@ -1,0 +1,168 @@
+"""A desk is one thread with one connection: it does whatever has gathered in one transaction, so one fsync serves many calls.
+
+While a transaction runs, the next calls gather. One that fails does not harm the others: the transaction is rolled back and
+each is done again in a transaction of its own, so what is handed in must be safe to repeat.
+
+A thread that wants the interpreter back waits for its lock after every statement, so statements here are few and large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from culm.errors import StoreError, StoreUnavailable
+
+T = TypeVar("T")
+log = logging.getLogger("culm.sqlite")
+
+BUSY_PAUSE_S = 0.0003  # another process writes: its transactions are this short
+BUSY_GIVE_UP_S = 10.0
+
+Work: TypeAlias = Callable[[sqlite3.Connection], Any]
+Call: TypeAlias = tuple[Work, asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+Answer: TypeAlias = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class Desk:
+    """Does work on a connection, in transactions.
+
+    Args:
+        connect: opens the connection, on the desk's own thread.
+        begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
+        done: called on the desk's thread after each transaction, before anybody hears of it, with whether it was committed.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], *, begin: Literal["IMMEDIATE", "DEFERRED"], done: Callable[[bool], None]
+    ) -> None:
+        self._connect = connect
+        self._begin = f"BEGIN {begin}"
+        self._done = done
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._thread is None:
+            self._start()
+        self._calls.put((work, loop, future))
+        return await future
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable("this store was closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
+                self._thread.start()
+
+    async def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._calls.put(None)
+            while thread.is_alive():  # a join would block the loop that the thread may still answer to
+                await asyncio.sleep(0.001)
+
+    # -- on the thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        connection = self._connect()
+        try:
+            while True:
+                calls, last = self._gathered()
+                if calls:
+                    _answer([(loop, a) for (_, loop, _), a in zip(calls, self._transact(connection, calls), strict=True)])
+                if last:
+                    return
+        finally:
+            connection.close()
+
+    def _gathered(self) -> tuple[list[Call], bool]:
+        call, calls = self._calls.get(), []
+        while call is not None:
+            calls.append(call)
+            try:
+                call = self._calls.get_nowait()
+            except Empty:
+                return calls, False
+        return calls, True
+
+    def _transact(self, connection: sqlite3.Connection, calls: list[Call]) -> list[Answer]:
+        try:
+            results = self._attempt(connection, [work for work, _, _ in calls])
+            return [(future, result, None) for (_, _, future), result in zip(calls, results, strict=True)]
+        except Exception as e:  # noqa: BLE001  # whatever a work raises, its caller must hear of it and the desk go on
+            if len(calls) > 1:
+                return [answer for call in calls for answer in self._transact(connection, [call])]
+            return [(calls[0][2], None, translated(e))]
+
+    def _attempt(self, connection: sqlite3.Connection, works: list[Work]) -> list[Any]:
+        give_up_at = time.monotonic() + BUSY_GIVE_UP_S
+        while True:
+            try:
+                connection.execute(self._begin)
+                break
+            except sqlite3.OperationalError as e:
+                if not _is_busy(e) or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(BUSY_PAUSE_S)
+        try:
+            results = [work(connection) for work in works]
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._done(False)
+            raise
+        self._done(True)
+        return results
+
+
+def _answer(answers: list[tuple[asyncio.AbstractEventLoop, Answer]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
+    for loop, answer in answers:
+        by_loop.setdefault(loop, []).append(answer)
+    for loop, some in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, some)
+        except RuntimeError:  # the loop was closed: nobody waits there any more
+            continue
+
+
+def _resolve(answers: list[Answer]) -> None:
+    for future, result, error in answers:
+        if future.done():
+            continue  # its caller was cancelled
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def translated(error: Exception) -> Exception:
+    """The driver's error in the store's words."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if _is_busy(error):
+        return StoreUnavailable(f"the database stayed locked by another process for {BUSY_GIVE_UP_S:g} s")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return StoreUnavailable(f"the database cannot be written now: {error}")
+    return StoreError(f"the database refused: {error}")

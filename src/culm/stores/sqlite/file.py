@@ -1,0 +1,72 @@
+"""The file itself: making it, recognising it, connecting to it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+from culm.errors import ConfigError, StoreUnavailable
+from culm.stores.sqlite.sql import schema
+
+APPLICATION_ID = 0x63756C6D  # "culm"
+SCHEMA = 1
+BUSY_MS = 10_000
+
+_SYNCHRONOUS = {"full": "FULL", "relaxed": "NORMAL"}
+
+
+def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=0)
+    connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+    connection.execute("PRAGMA cache_size = -32000")  # KiB
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MiB of WAL
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Make the file, or see that it is ours. Raises ConfigError (which changes nothing) and StoreUnavailable (locked)."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot open {path}: the folder {path.parent} does not exist; make it, or choose another path")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"cannot write {path}: it is a folder, or this user may not write there; choose another path")
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
+        try:
+            _prepare(connection, path)
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as e:
+        if getattr(e, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreUnavailable(f"{path} stayed locked by another process for {BUSY_MS // 1000} s") from e
+        if getattr(e, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise ConfigError(f"{path} is not a culm store but some other file; choose another path") from e
+        raise ConfigError(f"cannot open {path}: {e}") from e
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    if _is_ours(connection, path):
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    if not _is_ours(connection, path):  # another process may have made it meanwhile
+        for statement in schema().split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    connection.execute("COMMIT")
+
+
+def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
+    """True: a store of this schema. False: an empty file. Raises ConfigError: anything else."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID:
+        if version > SCHEMA:
+            raise ConfigError(f"{path} has schema {version}, this culm reads up to {SCHEMA}; upgrade culm, or choose another path")
+        return True
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application or version or tables:
+        raise ConfigError(f"{path} is the database of another program; choose another path")
+    return False

@@ -1,0 +1,229 @@
+-- Every statement of the SQLite store, by name. Each is headed by its parameters and its rows; :json ones take a JSON array of numbers or texts.
+-- Lists travel as one JSON parameter and come back as one row: the interpreter's lock is given up once per row.
+
+-- name: answers  (client) -> number, answers of its last batch
+SELECT number, answers FROM clients WHERE client = ?
+-- name: remember  (client, number, answers, at)
+INSERT INTO clients VALUES (?, ?, ?, ?)
+ON CONFLICT (client) DO UPDATE SET number = excluded.number, answers = excluded.answers, at = excluded.at
+
+-- name: fence  (id, lease) -> rid, flags, lid; no row: the lease does not hold the job
+SELECT j.rid, j.flags, h.lid FROM jobs j JOIN held h ON h.rid = j.rid JOIN leases l ON l.lid = h.lid WHERE j.id = ? AND l.lease = ?
+-- name: plainly_held  (:json rids, lid) -> how many of them that lease holds and no flag makes special
+SELECT count(*) FROM held h JOIN jobs j ON j.rid = h.rid WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = ? AND j.flags = 0
+-- name: let_go_many  (:json rids)
+DELETE FROM held WHERE rid IN (SELECT value FROM json_each(?))
+-- name: forget_many  (:json rids)
+DELETE FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
+-- name: ledger_many  (lease, at, :json rids)
+INSERT INTO ledger SELECT id, ?, ? FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
+-- name: lease_shrinks  (jobs, lid)
+UPDATE leases SET jobs = jobs - ? WHERE lid = ?
+-- name: lease_ends  (lid)
+DELETE FROM leases WHERE lid = ? AND jobs <= 0
+
+-- name: row  (id) -> rid, flags, lane, due, ended, lid or NULL, job
+SELECT j.rid, j.flags, j.lane, j.due, j.ended, h.lid, j.job FROM jobs j LEFT JOIN held h ON h.rid = j.rid WHERE j.id = ?
+-- name: let_go  (rid)
+DELETE FROM held WHERE rid = ?
+-- name: forget  (rid)
+DELETE FROM jobs WHERE rid = ?
+-- name: finish  (ended, last, sweep_at, rid)
+UPDATE jobs SET ended = ?, last = ?, sweep_at = ?, due = NULL, flags = flags & 7 WHERE rid = ?
+-- name: settle  (attempts, last, due, grants, grants, rid): an attempt ended, the job did not; counts what its lease counted
+UPDATE jobs SET attempt = attempt + ?, last = ?, due = ?, fence = fence + ?, expiries = expiries + ? - 1, flags = flags & 7 WHERE rid = ?
+-- name: count_grants  (grants, grants, rid): the same for a job that ended and is kept
+UPDATE jobs SET attempt = attempt + 1, fence = fence + ?, expiries = expiries + ? - 1 WHERE rid = ?
+-- name: grants  (rid) -> grants
+SELECT grants FROM held WHERE rid = ?
+-- name: make_ready  (lane, due, rid)
+INSERT INTO ready VALUES (?, ?, ?)
+-- name: unready  (lane, due, rid)
+DELETE FROM ready WHERE lane = ? AND due = ? AND rid = ?
+-- name: set_due  (due, rid)
+UPDATE jobs SET due = ? WHERE rid = ?
+-- name: set_flags  (flags, rid)
+UPDATE jobs SET flags = flags | ? WHERE rid = ?
+-- name: to_ledger  (id, lease, at)
+INSERT INTO ledger VALUES (?, ?, ?)
+-- name: lease_of  (lid) -> lease
+SELECT lease FROM leases WHERE lid = ?
+
+-- name: known_many  (:json ids) -> how many of them exist
+SELECT count(*) FROM jobs WHERE id IN (SELECT value FROM json_each(?))
+-- name: special_many  (:json ids) -> 1 if one of them was cancelled before it was sent, or is the root of a remembered scope
+SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes) LIMIT 1
+-- name: any_special  () -> 1 if there is a tombstone or a scope
+SELECT EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM scopes)
+-- name: last_rid  () -> rid
+SELECT coalesce(max(rid), 0) FROM jobs
+-- name: insert_job  (id, lane, sent, due, flags, job)
+INSERT INTO jobs (id, lane, sent, due, flags, job) VALUES (?, ?, ?, ?, ?, ?)
+-- name: task_of  (id) -> job
+SELECT job FROM jobs WHERE id = ?
+-- name: tombstone  (id) -> 1
+SELECT 1 FROM tombstones WHERE id = ?
+-- name: bury  (id, sweep_at)
+INSERT OR REPLACE INTO tombstones VALUES (?, ?)
+
+-- name: scope  (root) -> live
+SELECT live FROM scopes WHERE root = ?
+-- name: new_scope  (root, live)
+INSERT INTO scopes (root, live) VALUES (?, ?)
+-- name: scope_lives  (by, root) -> live
+UPDATE scopes SET live = live + ? WHERE root = ? RETURNING live
+-- name: scope_sweep  (sweep_at, root)
+UPDATE scopes SET sweep_at = ? WHERE root = ?
+-- name: emit  (root, topic, key, value)
+INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)
+-- name: count_event  (root, topic) -> events
+INSERT INTO topics VALUES (?, ?, 1) ON CONFLICT (root, topic) DO UPDATE SET events = events + 1 RETURNING events
+-- name: count_of  (root, topic) -> events
+SELECT events FROM topics WHERE root = ? AND topic = ?
+-- name: reached  (root, topic, events) -> tid
+SELECT tid FROM awaits WHERE root = ? AND topic = ? AND events <= ?
+-- name: stop_awaiting  (root, topic, tid)
+DELETE FROM awaits WHERE root = ? AND topic = ? AND tid = ?
+-- name: reach  (by, tid) -> reached, need, job_id
+UPDATE triggers SET reached = reached + ? WHERE tid = ? RETURNING reached, need, job_id
+-- name: drop_trigger  (tid)
+DELETE FROM triggers WHERE tid = ?
+-- name: drop_awaits  (tid)
+DELETE FROM awaits WHERE tid = ?
+-- name: new_trigger  (root, job_id, need)
+INSERT INTO triggers (root, job_id, need, reached) VALUES (?, ?, ?, 0)
+-- name: await  (root, topic, tid, events)
+INSERT INTO awaits VALUES (?, ?, ?, ?)
+-- name: record  (root, flow, seq) -> value
+SELECT value FROM records WHERE root = ? AND flow = ? AND seq = ?
+-- name: new_record  (root, flow, seq, value)
+INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?)
+
+-- name: claimer  (claimer) -> lease
+SELECT lease FROM claimers WHERE claimer = ?
+-- name: claims  (claimer, lease, at)
+INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
+-- name: queue_ids  (:json names) -> qid, of those that are not paused
+SELECT qid FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?))
+-- name: heads  (:json lanes) -> lane, due of its oldest job
+SELECT lane, due FROM (SELECT value AS lane, (SELECT min(due) FROM ready WHERE lane = value) AS due FROM json_each(?)) WHERE due IS NOT NULL
+-- name: cut  (lane, now, offset) -> due, rid of the last job that fits; no row: all that are due fit
+SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT 1 OFFSET ?
+-- name: oldest  (lane, now, limit) -> due, rid
+SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
+-- name: taken  (lanes :json, due, rid) -> heads, bodies; both in the same order
+SELECT group_concat(head, char(30)), CAST(group_concat(job, '') AS BLOB) FROM (
+    SELECT j.rid || char(31) || j.id || char(31) || j.lane || char(31) || j.attempt || char(31) || j.expiries || char(31)
+        || j.fence || char(31) || j.sent || char(31) || length(j.job) AS head, j.job AS job
+    FROM ready r JOIN jobs j ON j.rid = r.rid
+    WHERE r.lane IN (SELECT value FROM json_each(?)) AND (r.due, r.rid) <= (?, ?) ORDER BY r.due, r.rid
+)
+-- name: hold_taken  (lid, until, lanes :json, due, rid)
+INSERT INTO held SELECT rid, ?, ?, 1 FROM ready WHERE lane IN (SELECT value FROM json_each(?)) AND (due, rid) <= (?, ?) ORDER BY rid
+-- name: unready_taken  (lanes :json, due, rid)
+DELETE FROM ready WHERE lane IN (SELECT value FROM json_each(?)) AND (due, rid) <= (?, ?)
+-- name: new_lease  (lease, until)
+INSERT INTO leases (lease, until, jobs) VALUES (?, ?, 0)
+-- name: lease_grows  (jobs, lid)
+UPDATE leases SET jobs = jobs + ? WHERE lid = ?
+-- name: first_expiry  () -> until
+SELECT min(until) FROM leases
+-- name: overdue  (now, now, :json qids) -> rid, id, flags, grants, lid; the earliest first
+SELECT h.rid, j.id, j.flags, h.grants, h.lid FROM leases l CROSS JOIN held h ON h.lid = l.lid JOIN jobs j ON j.rid = h.rid
+WHERE l.until <= ? AND h.until <= ? AND j.lane / 10 IN (SELECT value FROM json_each(?)) ORDER BY h.until, h.rid
+-- name: refresh_leases  (now): from "no job is overdue before" to the truth
+UPDATE leases SET until = coalesce((SELECT min(until) FROM held WHERE held.lid = leases.lid), until) WHERE until <= ?
+-- name: regrant  (lid, until, rid)
+UPDATE held SET lid = ?, until = ?, grants = grants + 1 WHERE rid = ?
+-- name: delivery  (rid) -> id, lane, attempt, expiries, fence, sent, grants, job
+SELECT j.id, j.lane, j.attempt, j.expiries, j.fence, j.sent, h.grants, j.job FROM jobs j JOIN held h ON h.rid = j.rid WHERE j.rid = ?
+-- name: held_under  (lease) -> rid
+SELECT h.rid FROM held h JOIN leases l ON l.lid = h.lid WHERE l.lease = ? ORDER BY h.rid
+-- name: extend  (until, rid)
+UPDATE held SET until = ? WHERE rid = ?
+-- name: extend_lease  (until, lid): an extension may also shorten
+UPDATE leases SET until = min(until, ?) WHERE lid = ?
+
+-- name: view_columns  (now): not run by itself; a WHERE follows
+SELECT j.id, q.name, 9 - j.lane % 10, j.ended, h.rid IS NOT NULL, j.attempt, j.expiries, coalesce(h.grants, 0),
+    CASE WHEN j.ended IS NOT NULL THEN NULL WHEN h.rid IS NOT NULL THEN h.until ELSE j.due END, j.sent, j.last, l.lease, j.job
+FROM jobs j JOIN queues q ON q.qid = j.lane / 10 LEFT JOIN held h ON h.rid = j.rid LEFT JOIN leases l ON l.lid = h.lid
+-- name: ended  (id) -> ended, last; no row: absent
+SELECT ended, last FROM jobs WHERE id = ?
+-- name: not_pending  (:json ids) -> those of them that are not, or no longer, unfinished
+SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = value AND ended IS NULL)
+-- name: events_after  (root, topic, key, limit) -> key, value
+SELECT key, value FROM events WHERE root = ? AND topic = ? AND key > ? ORDER BY key LIMIT ?
+-- name: records_after  (root, flow, seq, limit) -> seq, value
+SELECT seq, value FROM records WHERE root = ? AND flow = ? AND seq > ? ORDER BY seq LIMIT ?
+-- name: counts  (now, now, now) -> queue, paused, ready, delayed, waiting, leased, oldest due
+SELECT q.name, q.paused,
+    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due <= ?),
+    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due > ?),
+    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due IS NULL),
+    count(h.rid), min(j.due) FILTER (WHERE h.rid IS NULL AND j.due <= ?)
+FROM queues q LEFT JOIN jobs j ON j.lane / 10 = q.qid AND j.ended IS NULL LEFT JOIN held h ON h.rid = j.rid
+GROUP BY q.qid HAVING q.paused OR count(j.rid) ORDER BY q.name
+
+-- name: dead  (:json ids) -> rid, id, lane, flags; the dead letters among them
+SELECT rid, id, lane, flags FROM jobs WHERE ended IN (2, 5) AND id IN (SELECT value FROM json_each(?))
+-- name: revive  (now, now, rid)
+UPDATE jobs SET ended = NULL, due = ?, sent = ?, attempt = 0, expiries = 0, flags = flags & 7 WHERE rid = ?
+-- name: open_ids  (queue) -> id
+SELECT j.id FROM jobs j JOIN queues q ON q.qid = j.lane / 10 WHERE q.name = ? AND j.ended IS NULL AND j.rid NOT IN (SELECT rid FROM held)
+ORDER BY j.rid
+-- name: new_queue  (name)
+INSERT OR IGNORE INTO queues (name) VALUES (?)
+-- name: queue  (name) -> qid
+SELECT qid FROM queues WHERE name = ?
+-- name: queue_names  () -> qid, name
+SELECT qid, name FROM queues
+-- name: paused  () -> qid
+SELECT qid FROM queues WHERE paused = 1
+-- name: set_paused  (paused, name)
+UPDATE queues SET paused = ? WHERE name = ?
+-- name: register  (id, info, until)
+INSERT OR REPLACE INTO workers VALUES (?, ?, ?)
+-- name: workers  (now) -> info
+SELECT info FROM workers WHERE until > ? ORDER BY id
+
+-- name: sweep_jobs  (now, limit)
+DELETE FROM jobs WHERE rid IN (SELECT rid FROM jobs WHERE sweep_at IS NOT NULL AND sweep_at <= ? ORDER BY sweep_at LIMIT ?)
+-- name: scopes_to_sweep  (now, limit) -> root
+SELECT root FROM scopes WHERE live = 0 AND sweep_at <= ? ORDER BY sweep_at LIMIT ?
+-- name: sweep_tombstones  (now, limit)
+DELETE FROM tombstones WHERE id IN (SELECT id FROM tombstones WHERE sweep_at <= ? LIMIT ?)
+-- name: sweep_clients  (before)
+DELETE FROM clients WHERE at < ?
+-- name: sweep_claimers  (before)
+DELETE FROM claimers WHERE at < ?
+-- name: sweep_workers  (now)
+DELETE FROM workers WHERE until <= ?
+-- name: sweep_hints  (before)
+DELETE FROM hints WHERE at < ?
+-- name: drop_scope_awaits  (root)
+DELETE FROM awaits WHERE root = ?
+-- name: drop_scope_triggers  (root)
+DELETE FROM triggers WHERE root = ?
+-- name: drop_scope_events  (root)
+DELETE FROM events WHERE root = ?
+-- name: drop_scope_topics  (root)
+DELETE FROM topics WHERE root = ?
+-- name: drop_scope_records  (root)
+DELETE FROM records WHERE root = ?
+-- name: drop_scope  (root)
+DELETE FROM scopes WHERE root = ?
+
+-- name: publish  (channel, at, hint)
+INSERT INTO hints (channel, at, hint) VALUES (?, ?, ?)
+-- name: newest_hint  () -> n
+SELECT coalesce(max(n), 0) FROM hints
+-- name: hints_after  (channel, n) -> n, hint
+SELECT n, hint FROM hints WHERE channel = ? AND n > ? ORDER BY n LIMIT 1000
+-- name: channels_with_news  (:json [[channel, n], ...]) -> channel
+SELECT value ->> 0 FROM json_each(?) WHERE EXISTS (SELECT 1 FROM hints WHERE channel = value ->> 0 AND n > value ->> 1)
+-- name: queues_with_work  (:json names, now) -> name
+SELECT name FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?)) AND EXISTS (
+    SELECT 1 FROM (WITH RECURSIVE n (x) AS (VALUES (0) UNION ALL SELECT x + 1 FROM n WHERE x < 9) SELECT x FROM n)
+    WHERE (SELECT min(due) FROM ready WHERE lane = qid * 10 + x) <= ?
+)

@@ -1,0 +1,220 @@
+"""`sqlite:///file`: one file, in WAL, shared by all processes of a machine. One writing desk gathers what is asked into transactions.
+
+Map: `schema.sql` the tables; `desk.py` the thread and its transactions; `commits.py`, `rows.py` and `leases.py` the kernel;
+`reads.py` and `upkeep.py` the rest; `watch.py` hears other processes. An acknowledged commit has been fsynced, unless the durability is relaxed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from culm.clock import Clock, SystemClock
+from culm.commit import BatchId, Commit, Committed, Event, Held, Record
+from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.stores.bells import Bells
+from culm.stores.sqlite import leases as leasing
+from culm.stores.sqlite import reads, upkeep
+from culm.stores.sqlite.commits import Commits
+from culm.stores.sqlite.desk import Desk
+from culm.stores.sqlite.file import connect, prepare
+from culm.stores.sqlite.lanes import Lanes
+from culm.stores.sqlite.leases import Claim, Leases
+from culm.stores.sqlite.rows import Rows
+from culm.stores.sqlite.sql import SQL
+from culm.stores.sqlite.watch import Watch
+
+T = TypeVar("T")
+Durability = Literal["full", "relaxed"]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_hint = msgspec.msgpack.Decoder(Hint).decode
+_decode_worker = msgspec.msgpack.Decoder(WorkerInfo).decode
+
+
+class SqliteStore:
+    """The whole of `FullStore` over one SQLite file.
+
+    Args:
+        path: the file; made if it is not there.
+        durability: "full" survives a power cut (synchronous=FULL), "relaxed" a crash of the process (NORMAL).
+        clock: the store's clock.
+        ledger: write a row into `ledger` with every final commit, in its transaction: for tests and demonstrations.
+
+    Raises:
+        ConfigError: the path cannot be written, or the file is something else, or newer. StoreUnavailable: it is locked.
+    """
+
+    def __init__(self, path: str | Path, *, durability: Durability = "full", clock: Clock | None = None, ledger: bool = False) -> None:
+        self.path = Path(path).absolute()
+        prepare(self.path)
+        self._now = (clock or SystemClock()).now_ms
+        self._ledger = ledger
+        self._lanes = Lanes()
+        self._leases = Leases()
+        self._bells = Bells()
+        self._rung: set[str] = set()  # touched by the writing desk's thread only
+        self._seen: dict[str, int] = {}
+        self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", done=self._written)
+        self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED", done=lambda _: None)
+        self._watch = Watch(lambda: connect(self.path, durability), self._bells, self._now, self._seen)
+
+    def _written(self, committed: bool) -> None:  # the desk's callback
+        rung = self._rung
+        if not committed:
+            self._lanes.forget()
+        elif self._bells and rung:
+            for name in self._bells.names():
+                if name.partition("/")[2] in rung:
+                    self._bells.ring(name)
+        rung.clear()
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._writes.do(work)
+
+    # -- Store --------------------------------------------------------------------------------------------------------------
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        def work(connection: sqlite3.Connection) -> list[Committed]:
+            applying = Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
+            return applying.apply(commits, batch)
+
+        answers = await self._writes.do(work)
+        self._leases.forget([c.fence for c in commits if c.fence is not None and c.outcome is not None])
+        return answers
+
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
+            claim = Claim(connection, self._lanes, self._now(), self._rung, lease=lease, for_ms=for_ms, ledger=self._ledger)
+            return claim.take(queues, limit=limit, order=order), claim
+
+        claimed, claim = await self._writes.do(work)
+        if claim.rids:
+            self._leases.learn(lease, claim.lid, claim.rids)
+        return claimed
+
+    async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
+        return await self._writes.do(lambda connection: leasing.extend(connection, held, self._now() + for_ms))
+
+    async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
+        listening = self._bells.listen([f"queue/{q}" for q in queues])
+        self._watch.wanted()  # its first look, now that we listen, finds what is due already
+        await listening.wait(for_ms=for_ms)
+
+    # -- Hints --------------------------------------------------------------------------------------------------------------
+
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for hint in hints:
+                connection.execute(SQL["publish"], (hint.channel, self._now(), _encode(hint)))
+                self._rung.add(hint.channel)
+
+        await self._write(work)
+
+    async def subscribe(self, channel: str) -> _Subscription:
+        newest: int = await self._reads.do(lambda connection: connection.execute(SQL["newest_hint"]).fetchone()[0])
+        return _Subscription(self._reads, self._bells, self._watch, self._seen, channel, newest)
+
+    # -- Reader -------------------------------------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> JobView | None:
+        return await self._reads.do(lambda connection: reads.job(connection, job_id, self._now()))
+
+    async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
+        listening = self._bells.listen([f"job/{job_id}"]) if for_ms else None
+        try:
+            found = await self._reads.do(lambda connection: reads.outcome(connection, job_id))
+            if listening is None or not isinstance(found, Pending):
+                return found
+            self._watch.wanted()
+            await listening.wait(for_ms=for_ms)
+        finally:
+            if listening is not None:
+                listening.stop()
+        return await self._reads.do(lambda connection: reads.outcome(connection, job_id))
+
+    async def jobs(
+        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+    ) -> list[JobView]:
+        return await self._reads.do(lambda c: reads.jobs(c, self._now(), state=state, queue=queue, task=task, after=after, limit=limit))
+
+    async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
+        return await self._reads.do(lambda connection: reads.events(connection, scope, topic, after, limit))
+
+    async def records(self, flow: str, *, after: int = -1, limit: int = 1000) -> list[Record]:
+        return await self._reads.do(lambda connection: reads.records(connection, flow, after, limit))
+
+    async def counts(self) -> list[QueueCounts]:
+        return await self._reads.do(lambda connection: reads.counts(connection, self._now()))
+
+    # -- Admin --------------------------------------------------------------------------------------------------------------
+
+    async def replay(self, job_ids: Sequence[str]) -> int:
+        return await self._write(lambda connection: upkeep.replay(connection, job_ids, self._now(), self._lanes, self._rung))
+
+    async def discard(self, job_ids: Sequence[str]) -> int:
+        return await self._write(lambda connection: upkeep.discard(connection, job_ids))
+
+    async def purge(self, queue: str) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            return upkeep.purge(connection, queue, Rows(connection, self._lanes, self._now(), self._rung, ledger=self._ledger))
+
+        return await self._write(work)
+
+    async def pause(self, queue: str) -> None:
+        await self._write(lambda connection: upkeep.set_paused(connection, queue, self._lanes, paused=True))
+
+    async def resume(self, queue: str) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            upkeep.set_paused(connection, queue, self._lanes, paused=False)
+            self._rung.add(queue)
+
+        await self._write(work)
+
+    async def register(self, worker: WorkerInfo, *, for_ms: int) -> None:
+        await self._write(lambda connection: connection.execute(SQL["register"], (worker.id, _encode(worker), self._now() + for_ms)))
+
+    async def workers(self) -> list[WorkerInfo]:
+        rows = await self._reads.do(lambda connection: connection.execute(SQL["workers"], (self._now(),)).fetchall())
+        return [_decode_worker(info) for (info,) in rows]
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        return await self._write(lambda connection: upkeep.sweep(connection, limit, self._now()))
+
+    async def close(self) -> None:
+        self._watch.close()
+        await asyncio.gather(self._writes.close(), self._reads.close())
+
+
+class _Subscription:
+    def __init__(self, desk: Desk, bells: Bells, watch: Watch, seen: dict[str, int], channel: str, newest: int) -> None:
+        self._desk, self._bells, self._watch, self._seen = desk, bells, watch, seen
+        self._channel = channel
+        self._last = seen[channel] = newest
+
+    async def next(self, *, for_ms: int) -> Sequence[Hint]:
+        listening = self._bells.listen([f"hints/{self._channel}"])
+        try:
+            hints = await self._news()
+            if not hints and for_ms:
+                self._watch.wanted()
+                await listening.wait(for_ms=for_ms)
+                hints = await self._news()
+        finally:
+            listening.stop()
+        return hints
+
+    async def _news(self) -> Sequence[Hint]:
+        last = self._last
+        rows = await self._desk.do(lambda connection: connection.execute(SQL["hints_after"], (self._channel, last)).fetchall())
+        if rows:
+            self._last = self._seen[self._channel] = rows[-1][0]
+        return tuple(_decode_hint(hint) for _, hint in rows)
+
+    async def close(self) -> None:
+        self._seen.pop(self._channel, None)

@@ -1,0 +1,58 @@
+"""What an operator does, and retention. Each function is one work for the writing desk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from sqlite3 import Connection
+
+from culm.stores.sqlite.flags import SCOPED
+from culm.stores.sqlite.lanes import Lanes
+from culm.stores.sqlite.rows import Rows
+from culm.stores.sqlite.sql import SQL
+
+FORGET_MS = 86_400_000  # a client or claimer that is silent for longer cannot ask for its last answer again
+HINT_MS = 60_000
+
+
+def replay(connection: Connection, job_ids: Sequence[str], now: int, lanes: Lanes, rung: set[str]) -> int:
+    dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
+    for rid, job_id, lane, flags in dead:
+        connection.execute(SQL["revive"], (now, now, rid))
+        connection.execute(SQL["make_ready"], (lane, now, rid))
+        if flags & SCOPED:
+            connection.execute(SQL["scope_lives"], (1, job_id.partition("~")[0])).fetchone()
+        rung.add(lanes.queue_of(connection.execute, lane))
+    return len(dead)
+
+
+def discard(connection: Connection, job_ids: Sequence[str]) -> int:
+    dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
+    connection.execute(SQL["forget_many"], (json.dumps([rid for rid, *_ in dead]),))
+    return len(dead)
+
+
+def purge(connection: Connection, queue: str, rows: Rows) -> int:
+    ids = connection.execute(SQL["open_ids"], (queue,)).fetchall()
+    for (job_id,) in ids:
+        rows.cancel(job_id)
+    return len(ids)
+
+
+def set_paused(connection: Connection, queue: str, lanes: Lanes, *, paused: bool) -> None:
+    lanes.lane(connection.execute, queue, 0)
+    connection.execute(SQL["set_paused"], (paused, queue))
+
+
+def sweep(connection: Connection, limit: int, now: int) -> int:
+    for name, before in (("sweep_clients", now - FORGET_MS), ("sweep_claimers", now - FORGET_MS), ("sweep_hints", now - HINT_MS)):
+        connection.execute(SQL[name], (before,))
+    connection.execute(SQL["sweep_workers"], (now,))
+    swept = connection.execute(SQL["sweep_jobs"], (now, limit)).rowcount
+    swept += connection.execute(SQL["sweep_tombstones"], (now, limit - swept)).rowcount
+    roots = connection.execute(SQL["scopes_to_sweep"], (now, limit - swept)).fetchall()
+    for (root,) in roots:
+        for what in ("awaits", "triggers", "events", "topics", "records"):
+            connection.execute(SQL[f"drop_scope_{what}"], (root,))
+        connection.execute(SQL["drop_scope"], (root,))
+    return swept + len(roots)

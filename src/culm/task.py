@@ -1,0 +1,210 @@
+"""A Task is a decorated function: its name, its typed signature, its options. Calling it runs the plain function, here and now."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack, cast
+
+from msgspec import Struct
+
+from culm.codec import Signature
+from culm.commit import Commit, Trigger
+from culm.current import running
+from culm.duration import Seconds, maybe_ms
+from culm.errors import CulmError, IdConflict, NotInTask
+from culm.handle import Handle
+from culm.job import Job
+from culm.options import JobOptions, Options, changed, check_name
+from culm.retry import Retry
+
+if TYPE_CHECKING:
+    from culm.app import App
+    from culm.current import Attempt
+    from culm.sync import SyncTask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+AnyTask: TypeAlias = "Task[Any, Any]"
+
+
+class Bound(Struct, Generic[R], frozen=True, gc=False):
+    """A task with its arguments and options, not sent yet: for `enqueue_many`, `when`, and whatever starts jobs later."""
+
+    task: AnyTask
+    args: bytes
+
+    @property
+    def options(self) -> Options:
+        return self.task.options
+
+
+class Task(Generic[P, R]):
+    """A function that runs somewhere else. Made by `@app.task`.
+
+    Attributes:
+        name: what messages call it; an exact key of the app's registry.
+        fn: the plain function.
+        retry: its policy, with the errors that are worth a retry.
+    """
+
+    def __init__(
+        self, app: App, fn: Callable[P, R | Coroutine[Any, Any, R]], *, name: str, signature: Signature[R], options: Options, retry: Retry
+    ) -> None:
+        self.app = app
+        self.fn = fn
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.name = name
+        self.signature = signature
+        self.options = options
+        self.retry = retry
+        self.__wrapped__ = fn
+        self.__name__ = getattr(fn, "__name__", name)
+        self.__doc__ = fn.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The plain function: no job, no store. What it returns is what it returns: a coroutine, if it is `async def`."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    @property
+    def sync(self) -> SyncTask[P, R]:
+        """The same for code without async."""
+        from culm.sync import SyncTask
+
+        return SyncTask(self)
+
+    def using(self, **options: Unpack[JobOptions]) -> Task[P, R]:
+        """This task with other options: `send.using(delay=60, priority=9).enqueue(...)`.
+
+        Raises TypeError (unknown option, wrong type) and ValueError (out of range), each naming the option.
+        """
+        return Task(
+            self.app,
+            self.fn,
+            name=self.name,
+            signature=self.signature,
+            options=changed(self.options, cast("dict[str, Any]", options), JobOptions),
+            retry=self.retry,
+        )
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound[R]:
+        """This task with its arguments, not sent yet. Raises TypeError when they do not fit."""
+        return Bound(self, self.signature.encode_call(args, kwargs))
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Send a job; it is durable when this returns.
+
+        Inside a task the job leaves with that task's commit, or not at all; `using(now=True)` sends it at once.
+
+        Raises:
+            TypeError: an argument does not fit its annotation. ValueError: the arguments take more than 1 MiB.
+            IdConflict: another task has a job under this id.
+            StoreUnavailable: the store did not answer; the job may or may not be there. With an id of your own, sending again is safe.
+
+        Example:
+            >>> job = await send_email.enqueue("ada@example.com", subject="hi")
+            >>> receipt = await job.result(timeout=10)
+        """
+        bound = Bound[R](self, self.signature.encode_call(args, kwargs))
+        attempt = running()
+        if attempt is not None and not self.options.now:
+            return join_send(bound, attempt)
+        return await send(bound, attempt)
+
+    async def map(self: Task[[A], R], items: Iterable[A]) -> list[Handle[R]]:
+        """Enqueue one job per item, for tasks of one argument; as `app.enqueue_many` does."""
+        task = self
+        return cast("list[Handle[R]]", await self.app.enqueue_many(task.bind(item) for item in items))
+
+
+def make_job(bound: Bound[Any], job_id: str) -> Job:
+    o = bound.task.options
+    return Job(
+        id=job_id,
+        task=bound.task.name,
+        args=bound.args,
+        queue=o.queue,
+        priority=o.priority,
+        after_ms=o.after_ms,
+        at_ms=o.at_ms,
+        expires_ms=o.expires_ms,
+        timeout_ms=o.timeout_ms,
+        deadline_ms=o.deadline_ms,
+        keep_ms=o.keep_ms,
+        retry=o.retry,
+        topic=o.topic,
+        headers=o.headers,
+    )
+
+
+async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
+    """Send one job now and await its acceptance."""
+    app, options = bound.task.app, bound.options
+    if attempt is None and options.topic:
+        raise NotInTask(f"topic={options.topic!r} means something inside a task only, where a when() waits for it")
+    job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
+    if await app.gatherer().submit(Commit(send=(make_job(bound, job_id),))) == "conflict":
+        raise IdConflict(job_id)
+    return Handle(app, job_id, bound.task)
+
+
+def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, reads: tuple[str, ...] = ()) -> Handle[R]:
+    """Let the job leave with the attempt's commit, in the scope of the attempt unless it has an id of its own."""
+    app, options = bound.task.app, bound.options
+    if app is not attempt.app:
+        raise CulmError(f"task {bound.task.name!r} belongs to another app, whose store this commit does not reach; use using(now=True)")
+    if options.id and options.topic:
+        raise ValueError(f"id={options.id!r} makes a job a root of its own, so topic={options.topic!r} would reach nobody; leave one out")
+    effects = attempt.join()
+    job = make_job(bound, options.id or f"{attempt.job.scope}~{app.new_id()}")
+    if reads:
+        job = _waiting(job, after_ms, reads)
+    effects.send.append(job)
+    return Handle(app, job.id, bound.task, attempt)
+
+
+def _waiting(job: Job, after_ms: int | None, reads: tuple[str, ...]) -> Job:
+    from msgspec.structs import replace
+
+    return replace(job, after_ms=after_ms, at_ms=None, reads=reads)
+
+
+def when(*topics: str | tuple[str, int], run: Bound[R], need: int | None = None, timeout: Seconds | None = None) -> Handle[R]:
+    """A join: run that job once these topics of the scope hold their events. Event before or after: both count.
+
+    The joined job reads the events as `current().events[topic]`.
+
+    Args:
+        topics: a name (one event), or a name and how many events.
+        run: the job, as `task.bind(...)`.
+        need: how many of the topics suffice; by default all, 1 is a race.
+        timeout: run it after so many seconds at the latest, with the events that are there.
+
+    Raises:
+        NotInTask: outside a task. ValueError: no topics, a topic twice, or a count that cannot be.
+
+    Example:
+        >>> for path in paths:
+        ...     await digest.using(topic="digested").enqueue(path)
+        >>> when(("digested", len(paths)), run=report.bind())
+    """
+    attempt = running()
+    if attempt is None:
+        raise NotInTask("when() works inside a running task only")
+    wanted = tuple((t, 1) if isinstance(t, str) else t for t in topics)
+    names = tuple(check_name(name, "topic") for name, _ in wanted)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"when() needs one or more different topics, got {names!r}")
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for _, n in wanted):
+        raise ValueError(f"when() counts events by whole numbers from 0, got {wanted!r}")
+    if need is not None and not 1 <= need <= len(names):
+        raise ValueError(f"need must be from 1 to the number of topics, {len(names)}, got {need!r}")
+    if run.options.id:
+        raise ValueError("a job that when() runs belongs to this scope; leave out id")
+    handle = join_send(run, attempt, after_ms=maybe_ms(timeout, "timeout"), reads=names)
+    attempt.join().triggers.append(Trigger(handle.id, attempt.job.scope, wanted, need or len(names)))
+    return handle

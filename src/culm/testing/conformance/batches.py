@@ -1,0 +1,110 @@
+"""A batch is applied once, however often it is sent: nothing is unclear after a lost reply."""
+
+from __future__ import annotations
+
+from culm.commit import Commit, Event, Held
+from culm.job import Job
+from culm.outcome import Fault, Retried, Succeeded
+from culm.testing.conformance.bench import Bench, expect, held
+from culm.testing.conformance.suite import case
+
+OK = Succeeded(b"\x01")
+
+
+@case
+async def a_resent_batch_gets_its_first_answers_and_changes_nothing(bench: Bench) -> None:  # I3
+    await bench.send(Job(id="a", task="t"))
+    batch = [Commit(fence=held(await bench.take("a")), outcome=Retried(0, Fault("E")), emit=(Event("a", "tried", "1"),))]
+    first = await bench.store.commit(batch, batch=("w", 1))
+    again = await bench.take("a")  # between the two: what is resent no longer fits the state, and is answered all the same
+    expect(await bench.store.commit(batch, batch=("w", 1)), first, "the same batch")
+    expect(first, ["applied"], "the first time")
+    view = await bench.view("a")
+    expect((view.state, view.lease, view.attempt), ("leased", again.lease, 2), "the second attempt goes on")
+
+
+@case
+async def a_resent_batch_is_known_although_its_jobs_are_long_gone(bench: Bench) -> None:  # I3
+    sends = [Commit(send=(Job(id="a", task="t", keep_ms=0),))]
+    await bench.store.commit(sends, batch=("app", 7))
+    ends = [Commit(fence=held(await bench.take("a")), outcome=OK, keep_ms=0)]
+    expect(await bench.store.commit(ends, batch=("w", 1)), ["applied"])
+    expect(await bench.state("a"), "absent", "kept for no time")
+    expect(await bench.store.commit(sends, batch=("app", 7)), ["applied"], "the send again")
+    expect(await bench.store.commit(ends, batch=("w", 1)), ["applied"], "the end again")
+    expect(await bench.state("a"), "absent", "it does not run twice")
+
+
+@case
+async def a_batch_older_than_the_clients_last_is_refused_and_changes_nothing(bench: Bench) -> None:
+    await bench.store.commit([Commit(send=(Job(id="a", task="t"),))], batch=("app", 5))
+    older = [Commit(send=(Job(id="b", task="t"),)), Commit(emit=(Event("", "said", "x"),))]
+    expect(await bench.store.commit(older, batch=("app", 4)), ["lease_lost", "lease_lost"])
+    expect((await bench.state("b"), await bench.keys("", "said")), ("absent", []))
+
+
+@case
+async def each_client_counts_its_batches_for_itself(bench: Bench) -> None:
+    for n, client in enumerate(("app", "other", "app/1")):
+        answers = await bench.store.commit([Commit(send=(Job(id=f"j{n}", task="t"),))], batch=(client, 1))
+        expect((answers, await bench.state(f"j{n}")), (["applied"], "open"), client)
+
+
+@case
+async def a_refusal_is_remembered_as_well(bench: Bench) -> None:
+    late = [Commit(fence=Held("a", "w/1"), outcome=OK)]
+    expect(await bench.store.commit(late, batch=("w", 1)), ["lease_lost"])
+    await bench.send(Job(id="a", task="t"))
+    await bench.store.claim(["default"], lease="w/1", limit=1, for_ms=1000)
+    expect(await bench.store.commit(late, batch=("w", 1)), ["lease_lost"], "although it would fit now")
+    expect(await bench.state("a"), "leased")
+
+
+@case
+async def one_refused_commit_does_not_harm_its_neighbours(bench: Bench) -> None:
+    await bench.send(Job(id="known", task="t"))
+    answers = await bench.batch(
+        Commit(send=(Job(id="a", task="t"),)),
+        Commit(send=(Job(id="known", task="other"),)),
+        Commit(fence=Held("known", "w/9"), outcome=OK),
+        Commit(send=(Job(id="b", task="t"),)),
+    )
+    expect(answers, ["applied", "conflict", "lease_lost", "applied"])
+    expect([await bench.state(i) for i in ("a", "known", "b")], ["open"] * 3)
+
+
+@case
+async def the_commits_of_a_batch_are_applied_in_order(bench: Bench) -> None:  # I3
+    await bench.send(Job(id="a", task="t"))
+    fence = held(await bench.take("a"))
+    answers = await bench.batch(
+        Commit(send=(Job(id="a~b", task="t"),), fence=fence),
+        Commit(send=(Job(id="a~b", task="other"),)),
+        Commit(fence=fence, outcome=Succeeded(b"\x01")),
+        Commit(fence=fence, outcome=Succeeded(b"\x02")),
+    )
+    expect(answers, ["applied", "conflict", "applied", "lease_lost"])
+    expect(await bench.ended("a"), Succeeded(b"\x01"), "the first end stands")
+
+
+@case
+async def an_empty_batch_has_no_answers(bench: Bench) -> None:
+    expect(await bench.batch(), [])
+    await bench.send(Job(id="a", task="t"))
+
+
+@case
+async def a_large_batch_is_applied_whole(bench: Bench) -> None:
+    many = [Commit(send=(Job(id=f"j{n:04}", task="t"),)) for n in range(1200)]
+    expect(await bench.batch(*many), ["applied"] * 1200)
+    expect(len(await bench.claim(limit=1000)), 1000, "claimed")
+    expect(len(await bench.claim(limit=1000)), 200, "the others")
+
+
+@case
+async def one_commit_may_carry_thousands_of_effects(bench: Bench) -> None:
+    jobs = tuple(Job(id=f"r~{n:04}", task="t") for n in range(1100))
+    events = tuple(Event("r", "said", f"{n:04}") for n in range(1100))
+    expect(await bench.commit(Commit(send=jobs, emit=events)), "applied")
+    expect(len(await bench.claim_ids(limit=2000)), 1100)
+    expect(len(await bench.store.events("r", "said", limit=2000)), 1100)

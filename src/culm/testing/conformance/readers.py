@@ -1,0 +1,116 @@
+"""What a reader sees: jobs by id, state, queue and task, and events by key; all of it by page."""
+
+from __future__ import annotations
+
+from culm.commit import Event
+from culm.job import Job
+from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Retried, Succeeded
+from culm.store import Absent, Ended, JobView, Pending
+from culm.testing.conformance.bench import LEASE_MS, Bench, expect
+from culm.testing.conformance.suite import case
+
+
+@case
+async def a_job_that_never_was_is_absent(bench: Bench) -> None:  # I4
+    expect((await bench.store.job("a"), await bench.store.outcome("a")), (None, Absent()))
+
+
+@case
+async def a_view_shows_where_a_job_stands(bench: Bench) -> None:
+    await bench.send(Job(id="a", task="t", queue="x", priority=7, topic="ended", after_ms=40))
+    bench.clock.advance(ms=15)
+    view = JobView(
+        id="a", task="t", queue="x", priority=7, state="open", attempt=0, expiries=0, due_in_ms=25, age_ms=15, last=None, topic="ended"
+    )
+    expect(await bench.store.job("a"), view)
+    expect(await bench.store.jobs(), [view])
+
+
+@case
+async def a_view_shows_the_lease_and_the_last_outcome(bench: Bench) -> None:
+    await bench.send(Job(id="a", task="t"))
+    expect(await bench.end(await bench.take("a"), Retried(0, Fault("E", "m", "l"))), "applied")
+    delivery = await bench.take("a")
+    bench.clock.advance(ms=1)
+    view = await bench.view("a")
+    expect((view.state, view.attempt, view.lease, view.due_in_ms), ("leased", 2, delivery.lease, LEASE_MS - 1))
+    expect(view.last, Retried(0, Fault("E", "m", "l")))
+
+
+@case
+async def an_outcome_is_read_as_it_was_committed(bench: Bench) -> None:  # I7
+    ends = (Succeeded(bytes(range(256))), Failed(Fault("E", "ä", "l\n")), Cancelled("c"), Expired("e"), Lost("l"))
+    await bench.send(*(Job(id=f"j{n}", task="t") for n in range(len(ends))))
+    for n, delivery in enumerate(await bench.claim()):
+        expect(await bench.store.outcome(f"j{n}"), Pending(), "before")
+        await bench.finish(delivery, ends[n])
+        expect(await bench.store.outcome(f"j{n}"), Ended(ends[n]), "after")
+
+
+@case
+async def jobs_are_listed_by_ascending_id_and_by_page(bench: Bench) -> None:
+    await bench.send(*(Job(id=i, task="t") for i in ("b", "d", "a", "e", "c")))
+
+    async def page(*, after: str = "", limit: int = 100) -> list[str]:
+        return [v.id for v in await bench.store.jobs(after=after, limit=limit)]
+
+    expect(await page(), ["a", "b", "c", "d", "e"])
+    expect(await page(limit=2), ["a", "b"])
+    expect(await page(after="b", limit=2), ["c", "d"])
+    expect(await page(after="bb", limit=2), ["c", "d"])
+    expect(await page(after="e"), [])
+
+
+@case
+async def jobs_are_filtered_by_state(bench: Bench) -> None:
+    ends = {"s": Succeeded(), "f": Failed(Fault("E")), "c": Cancelled(), "e": Expired(), "l": Lost()}
+    await bench.send(*(Job(id=i, task="t") for i in ends))
+    for delivery in await bench.claim():
+        await bench.finish(delivery, ends[delivery.job.id])
+    await bench.send(Job(id="o1", task="t", priority=9))
+    await bench.take("o1")
+    await bench.send(Job(id="o2", task="t"), Job(id="o3", task="t", after_ms=None))
+    wanted = {"succeeded": ["s"], "failed": ["f"], "cancelled": ["c"], "expired": ["e"], "lost": ["l"]}
+    for state, ids in {**wanted, "open": ["o2", "o3"], "leased": ["o1"]}.items():
+        expect([v.id for v in await bench.store.jobs(state=state)], ids, state)  # type: ignore[arg-type]  # all of them are states
+
+
+@case
+async def jobs_are_filtered_by_queue_and_task_together(bench: Bench) -> None:
+    await bench.send(*(Job(id=f"{q}{t}{n}", task=t, queue=q) for q in "xy" for t in "tu" for n in range(2)))
+
+    async def ids(**asked: str) -> list[str]:
+        return [v.id for v in await bench.store.jobs(**asked)]  # type: ignore[arg-type]  # the names of its filters
+
+    expect(await ids(queue="x"), ["xt0", "xt1", "xu0", "xu1"])
+    expect(await ids(task="u"), ["xu0", "xu1", "yu0", "yu1"])
+    expect(await ids(task="u", queue="y"), ["yu0", "yu1"])
+    expect(await ids(task="u", queue="y", state="open", after="yu0"), ["yu1"])
+    expect(await ids(task="u", queue="y", state="leased"), [])
+    expect(await ids(queue="z"), [])
+
+
+@case
+async def events_are_read_by_key_and_by_page(bench: Bench) -> None:
+    for key in ("c", "a", "e", "b", "d"):
+        await bench.do(emit=[Event("r", "said", key, key.encode())])
+    await bench.emit("r", "other", "x")
+    await bench.emit("q", "said", "y")
+    wanted = [Event("r", "said", key, key.encode()) for key in "abcde"]
+    expect(await bench.store.events("r", "said"), wanted)
+    expect(await bench.store.events("r", "said", limit=2), wanted[:2])
+    expect(await bench.store.events("r", "said", after="b", limit=2), wanted[2:4])
+    expect(await bench.store.events("r", "said", after="e"), [])
+    expect(await bench.store.events("r", "silent"), [])
+    expect(await bench.store.events("nobody", "said"), [])
+
+
+@case
+async def ids_and_topics_may_hold_any_character(bench: Bench) -> None:
+    ids = ["a'b", 'a"b', "a%b", "a_b", "a\\b", "ä\U0001f38b", "a b", "a/b/1", "a:b", "a{b}"]
+    await bench.send(*(Job(id=i, task="t'%", queue="q'%") for i in ids))
+    expect(sorted(await bench.claim_ids("q'%")), sorted(ids))
+    for i in ids:
+        await bench.emit(i, i, i)
+        expect(await bench.keys(i, i), [i])
+    expect([v.id for v in await bench.store.jobs()], sorted(ids), "by code point")

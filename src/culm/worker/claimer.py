@@ -1,0 +1,115 @@
+"""The claimer keeps the buffer filled, about 50 ms of work ahead: quick jobs are claimed by the hundred, long ones only for free slots.
+
+So a worker hoards nothing that another could run, and a job of high priority waits behind 50 ms of others at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+
+from culm.errors import StoreError
+from culm.store import Claimed, Store
+from culm.worker.slots import Slots
+
+log = logging.getLogger("culm.worker")
+
+AHEAD_S = 0.05
+MOST_AHEAD = 1_000  # deliveries in the buffer
+MOST_AT_ONCE = 500  # deliveries of one claim
+AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+
+class Claimer:
+    """Claims for the slots.
+
+    Args:
+        name: names the worker to the store; its leases are `name/1`, `name/2`, ...
+        poll_ms: how often it looks behind the hints.
+    """
+
+    def __init__(self, store: Store, queues: Sequence[str], *, name: str, for_ms: int, poll_ms: int, rng: random.Random) -> None:
+        self._store = store
+        self._queues = tuple(queues)
+        self._name = name
+        self._for_ms = for_ms
+        self._poll_ms = poll_ms
+        self._rng = rng
+        self._room = asyncio.Event()
+        self._stopping = False
+        self._waiting: asyncio.Task[None] | None = None
+        self._claims = 0
+        self._ahead = 0
+        self._measured = (0.0, 0)  # when, and how many were done then
+
+    def hungry(self) -> None:
+        """There is room in the buffer."""
+        self._room.set()
+
+    def stop(self) -> None:
+        """Claim no more. A claim that is under way is still awaited: what it grants must be given back."""
+        self._stopping = True
+        self._room.set()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def run(self, slots: Slots) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stopping:
+            limit = slots.free + self._ahead - len(slots.buffer)
+            if limit <= self._ahead // 2:
+                self._room.clear()
+                slots.low_water = self._ahead // 2
+                await self._room.wait()
+                continue
+            limit = min(limit, MOST_AT_ONCE)
+            claimed = await self._claim(limit)
+            self._measure(loop.time(), slots)
+            slots.feed(claimed.deliveries)
+            if len(claimed.deliveries) < limit and not self._stopping:
+                await self._wait(claimed.next_ms)
+                self._measured = (loop.time(), slots.done)
+
+    def _measure(self, now: float, slots: Slots) -> None:
+        """How much is 50 ms of work, by what was done since the last claim."""
+        since, done = self._measured
+        if now - since >= 0.001:
+            rate = (slots.done - done) / (now - since)
+            self._ahead = min(MOST_AHEAD, int(rate * AHEAD_S))
+            self._measured = (now, slots.done)
+
+    async def _claim(self, limit: int) -> Claimed:
+        """One claim, repeated under its lease until the store answers, so that a lost reply loses no job."""
+        self._claims += 1
+        lease, pause = f"{self._name}/{self._claims}", FIRST_PAUSE_S
+        while True:
+            try:
+                order = "age" if self._claims % AGE_EVERY == 0 else "priority"
+                return await self._store.claim(
+                    self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order="age" if order == "age" else "priority"
+                )
+            except StoreError as e:
+                log.warning("claim.failed: %s", e)
+            if self._stopping:
+                return Claimed()
+            await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _wait(self, next_ms: int | None) -> None:
+        for_ms = self._poll_ms if next_ms is None else min(self._poll_ms, next_ms)
+        if not for_ms:
+            return
+        self._waiting = asyncio.get_running_loop().create_task(self._store.wait(self._queues, for_ms=for_ms))
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        except StoreError as e:
+            log.warning("wait.failed: %s", e)
+            await asyncio.sleep(self._poll_ms / 1000)
+        finally:
+            self._waiting = None

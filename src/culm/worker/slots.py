@@ -1,0 +1,194 @@
+"""Slots: so many attempts run at once, each in an asyncio task and a context of its own; the next delivery waits in the buffer.
+
+A slot that becomes free takes the next delivery by itself. What ran is handed to the gatherer, and is held until the store has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from culm import decide
+from culm.app import App
+from culm.batch import Answer, Gatherer
+from culm.commit import Commit, Held
+from culm.current import Attempt, enter
+from culm.job import Delivery
+from culm.outcome import Outcome, Released, Succeeded
+from culm.store import LeaseState
+from culm.worker.runner import Runner
+
+log = logging.getLogger("culm.worker")
+
+STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled again, so often
+
+
+class Slots:
+    """Runs deliveries, at most `concurrency` at once.
+
+    Attributes:
+        held: what this worker holds, job id -> lease, from the claim until the commit is answered; the heart extends it.
+        done: attempts that ended.
+        hungry: told whenever the buffer runs low.
+    """
+
+    def __init__(self, app: App, runner: Runner, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
+        self._app = app
+        self._runner = runner
+        self._gatherer = gatherer
+        self._base = contextvars.copy_context()
+        self._hungry = hungry
+        self.concurrency = concurrency
+        self.low_water = 0  # of the buffer; below it the claimer is told
+        self.buffer: deque[Delivery] = deque()
+        self.running: dict[Attempt, None] = {}  # ordered, and the same order in every run
+        self.held: dict[str, str] = {}
+        self.done = 0
+        self.fenced = 0
+        self._closing = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def free(self) -> int:
+        return self.concurrency - len(self.running)
+
+    def feed(self, deliveries: Sequence[Delivery]) -> None:
+        """Take what was claimed: run it, or keep it for the next free slot."""
+        for delivery in deliveries:
+            self.held[delivery.job.id] = delivery.lease
+        self.buffer.extend(deliveries)
+        if self._closing:
+            self.release_buffered()
+        while self.buffer and len(self.running) < self.concurrency:
+            self._start(self.buffer.popleft())
+
+    def _start(self, delivery: Delivery) -> None:
+        attempt = Attempt(delivery, self._app)
+        self.running[attempt] = None
+        self._empty.clear()
+        attempt.task = asyncio.get_running_loop().create_task(self._run(attempt), context=self._base.copy())
+
+    async def _run(self, attempt: Attempt) -> None:
+        enter(attempt)
+        outcome = await self._runner.run(attempt)
+        attempt.over = True
+        del self.running[attempt]
+        self.done += 1
+        self._gatherer.post(_commit(attempt, outcome), partial(self._settled, attempt.delivery))
+        buffer = self.buffer
+        if buffer:
+            self._start(buffer.popleft())
+        elif not self.running:
+            self._empty.set()
+        if len(buffer) <= self.low_water:
+            self._hungry()
+
+    def _settled(self, delivery: Delivery, answer: Answer) -> None:
+        job_id = delivery.job.id
+        if self.held.get(job_id) == delivery.lease:
+            del self.held[job_id]
+        if answer == "applied":
+            return
+        if isinstance(answer, Exception):
+            log.error("commit.unknown: job %s, %s; its lease will run out and it will run again", job_id, answer)
+        elif answer == "conflict":
+            log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", job_id)
+            self._fail_conflicting(delivery)
+        else:
+            self.fenced += 1
+            log.warning("commit.fenced: job %s, attempt %d: another worker has it", job_id, delivery.attempt)
+
+    def _fail_conflicting(self, delivery: Delivery) -> None:
+        """What it sent cannot be; end it without, or it would conflict for ever."""
+        error = ValueError("it sent a job under an id that belongs to a job of another task")
+        task = self._app.tasks.get(delivery.job.task)
+        if task is None:
+            return
+        outcome = decide.on_error(delivery, error, task.retry, ran_ms=0, draw=1.0)
+        self.held[delivery.job.id] = delivery.lease
+        commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
+        self._gatherer.post(commit, partial(self._settled, delivery))
+
+    # -- stopping -----------------------------------------------------------------------------------------------------------
+
+    def scan(self, now: float) -> None:
+        """Stop the attempts whose time is over. Called a few times a second: cheaper than a timer per job."""
+        for attempt in list(self.running):
+            if not attempt.ends_at:
+                left_ms = decide.time_left_ms(attempt.delivery)
+                attempt.ends_at = float("inf") if left_ms is None else now + left_ms / 1000
+            elif now >= attempt.ends_at:
+                attempt.ends_at = now + STUBBORN_S
+                self._stop(attempt, "timeout")
+
+    def leases_are(self, held: Sequence[Held], states: Sequence[LeaseState]) -> None:
+        """What the heart heard: stop what is lost or cancelled."""
+        bad = {(h.job_id, h.lease): state for h, state in zip(held, states, strict=True) if state != "held"}
+        if not bad:
+            return
+        for attempt in list(self.running):
+            state = bad.get((attempt.job.id, attempt.delivery.lease))
+            if state is not None and not attempt.stopping:
+                self._stop(attempt, "cancel" if state == "cancelled" else "lost")
+        kept: deque[Delivery] = deque()
+        for delivery in self.buffer:
+            state = bad.get((delivery.job.id, delivery.lease))
+            if state is None:
+                kept.append(delivery)
+            else:
+                self._let_go(delivery, decide.on_cancel() if state == "cancelled" else Released())
+        self.buffer = kept
+
+    def _stop(self, attempt: Attempt, why: Literal["timeout", "cancel", "shutdown", "lost"]) -> None:
+        attempt.stopping = attempt.stopping or why
+        attempt.cancelled = True
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    def release_buffered(self) -> None:
+        """Give back what has not started, for others."""
+        while self.buffer:
+            self._let_go(self.buffer.popleft(), Released())
+
+    def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
+        commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
+        self._gatherer.post(commit, partial(self._settled, delivery))
+
+    async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
+        self._closing = True
+        self.release_buffered()
+        done, hurried = asyncio.ensure_future(self._empty.wait()), asyncio.ensure_future(hurry.wait())
+        await asyncio.wait([done, hurried], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        done.cancel()
+        hurried.cancel()
+        for attempt in list(self.running):
+            self._stop(attempt, "shutdown")
+        tasks = [a.task for a in self.running if a.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
+            attempt.over = True
+            self._let_go(attempt.delivery, Released())
+
+
+def _commit(attempt: Attempt, outcome: Outcome) -> Commit:
+    """The attempt's one decision: what it sent and emitted leaves only with a success."""
+    job, effects = attempt.job, attempt.effects
+    fence = Held(job.id, attempt.delivery.lease)
+    if effects is None or not isinstance(outcome, Succeeded):
+        return Commit(fence=fence, outcome=outcome, keep_ms=job.keep_ms)
+    return Commit(
+        fence=fence,
+        outcome=outcome,
+        keep_ms=job.keep_ms,
+        send=tuple(effects.send),
+        emit=tuple(effects.emit),
+        triggers=tuple(effects.triggers),
+    )

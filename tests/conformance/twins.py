@@ -1,0 +1,122 @@
+"""Two stores that live the same history on one clock: the memory store, which is the specification, and another.
+
+Every answer and, after every step, every table that a reader can see must be equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from culm.commit import BatchId, Commit, Committed, Held
+from culm.job import Delivery
+from culm.store import Claimed, ClaimOrder, FullStore
+from culm.stores.memory import MemoryStore
+from culm.testing.clock import ManualClock
+from tests.conformance.stores import Opener
+
+T = TypeVar("T")
+
+
+class Twins:
+    def __init__(self, opener: Opener, path: Path) -> None:
+        self.clock = ManualClock()
+        self.runner = asyncio.Runner()
+        self.model: FullStore = MemoryStore(self.clock)
+        self.subject = opener(path, self.clock)
+        self.saw: Counter[str] = Counter()  # what this history touched: one that touched nothing proves nothing
+        self.ids: set[str] = set()
+        self.topics: set[tuple[str, str]] = set()
+        self.flows: set[str] = set()
+
+    def close(self) -> None:
+        try:
+            self.runner.run(self.subject.close())
+        finally:
+            self.runner.close()
+
+    def ask(self, question: Callable[[FullStore], Awaitable[T]]) -> T:
+        """Ask both; they must answer the same."""
+
+        async def both() -> tuple[T, T]:
+            return await question(self.model), await question(self.subject)
+
+        wanted, got = self.runner.run(both())
+        assert got == wanted
+        return wanted
+
+    # -- what a step may be -------------------------------------------------------------------------------------------------
+
+    def commit(self, commits: Sequence[Commit], batch: BatchId) -> list[Committed]:
+        for c in commits:
+            self._note(c)
+        answers = self.ask(lambda store: store.commit(commits, batch=batch))
+        self.saw.update(answers)
+        return answers
+
+    def _note(self, c: Commit) -> None:
+        self.ids.update(c.cancel)
+        self.topics.update((e.scope, e.topic) for e in c.emit)
+        self.flows.update(r.flow for r in c.records)
+        for job in c.send:
+            self.ids.add(job.id)
+            if job.topic:
+                self.topics.add((job.scope, job.topic))
+
+    def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder) -> Sequence[Delivery]:
+        claimed = self.ask(lambda store: _claimed(store, queues, lease, limit, for_ms, order))
+        for d in claimed.deliveries:
+            self.saw["reclaimed" if d.expiries else "retried" if d.attempt > 1 else "granted"] += 1
+        return claimed.deliveries
+
+    def claim_again(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int) -> None:
+        """With a lease under which something was granted: in any order, it is a set."""
+
+        async def question(store: FullStore) -> list[Delivery]:
+            claimed = await store.claim(queues, lease=lease, limit=limit, for_ms=for_ms)
+            return sorted(claimed.deliveries, key=lambda d: d.job.id)
+
+        self.saw["claims repeated"] += bool(self.ask(question))
+
+    def extend(self, held: Sequence[Held], *, for_ms: int) -> None:
+        self.saw.update(self.ask(lambda store: store.extend(held, for_ms=for_ms)))
+
+    def sweep(self) -> None:
+        async def question(store: FullStore) -> int:
+            total = 0
+            while n := await store.sweep(limit=3):
+                total += n
+            return total
+
+        self.saw["swept"] += self.ask(question)
+
+    # -- what a reader sees -------------------------------------------------------------------------------------------------
+
+    def compare(self) -> None:
+        """Every table, as a reader sees it."""
+        seen = self.ask(self._tables)
+        self.saw.update(job["state"] for job in seen["jobs"])
+        self.saw["events"] += sum(map(len, seen["events"].values()))
+        self.saw["records"] += sum(map(len, seen["records"].values()))
+
+    async def _tables(self, store: FullStore) -> dict[str, Any]:
+        return {
+            "jobs": [msgspec.structs.asdict(view) for view in await store.jobs(limit=10_000)],
+            "views": {i: await store.job(i) for i in sorted(self.ids)},
+            "outcomes": {i: await store.outcome(i) for i in sorted(self.ids)},
+            "counts": await store.counts(),
+            "events": {t: await store.events(*t) for t in sorted(self.topics)},
+            "records": {f: await store.records(f) for f in sorted(self.flows)},
+        }
+
+
+async def _claimed(store: FullStore, queues: Sequence[str], lease: str, limit: int, for_ms: int, order: ClaimOrder) -> Claimed:
+    claimed = await store.claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
+    return Claimed(list(claimed.deliveries), claimed.next_ms)
+
+

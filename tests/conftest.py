@@ -1,0 +1,16 @@
+"""How long the random tests run: CULM_TESTS=full for the whole of it, else a few dozen histories, the same ones every time."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("tests.conformance.twins")
+
+settings.register_profile(
+    "check", max_examples=30, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "full", max_examples=600, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("full" if os.environ.get("CULM_TESTS") == "full" else "check")
