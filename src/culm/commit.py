@@ -18,14 +18,14 @@ BatchId: TypeAlias = tuple[str, int]  # (client, a number that only grows): a re
 Committed: TypeAlias = Literal["applied", "lease_lost", "conflict"]
 
 
-class Held(Struct, frozen=True, array_like=True):
+class Held(Struct, frozen=True, gc=False, array_like=True):
     """A claim to a job: right while that lease still holds it."""
 
     job_id: str
     lease: str
 
 
-class Event(Struct, frozen=True, array_like=True):
+class Event(Struct, frozen=True, gc=False, array_like=True):
     """A recorded fact. The same key under the same topic of a scope is recorded once, whoever says it first."""
 
     scope: str  # the root's id; "" is the global scope
@@ -34,7 +34,7 @@ class Event(Struct, frozen=True, array_like=True):
     value: bytes = b"\xc0"
 
 
-class Trigger(Struct, frozen=True, array_like=True):
+class Trigger(Struct, frozen=True, gc=False, array_like=True):
     """Release that job when `need` of these topics hold so many events each.
 
     The topic `done/<job id>` is reached when that job is not, or no longer, unfinished; nobody emits it.
@@ -46,7 +46,7 @@ class Trigger(Struct, frozen=True, array_like=True):
     need: int
 
 
-class Record(Struct, frozen=True, array_like=True):
+class Record(Struct, frozen=True, gc=False, array_like=True):
     """One remembered step of a flow; (flow, seq) is unique."""
 
     flow: str
@@ -54,7 +54,7 @@ class Record(Struct, frozen=True, array_like=True):
     value: bytes = b"\xc0"
 
 
-class Commit(Struct, frozen=True, kw_only=True):
+class Commit(Struct, frozen=True, gc=False, kw_only=True):
     fence: Held | None = None  # refuse all of this unless that lease still holds the job
     outcome: Outcome | None = None  # ends the attempt; None: a checkpoint, the lease stays
     keep_ms: int = DEFAULT_KEEP_MS  # how long a final outcome is remembered

@@ -18,7 +18,7 @@ DEFAULT_KEEP_MS = 3_600_000
 DEFAULT_PRIORITY = 5
 
 
-class RetrySpec(Struct, frozen=True, array_like=True):
+class RetrySpec(Struct, frozen=True, gc=False, array_like=True):
     """A retry policy as it travels with one job: which errors count is the worker's task's own affair."""
 
     times: int
@@ -26,7 +26,7 @@ class RetrySpec(Struct, frozen=True, array_like=True):
     cap_ms: int
 
 
-class Job(Struct, frozen=True, kw_only=True, array_like=True):
+class Job(Struct, frozen=True, gc=False, kw_only=True, array_like=True):
     v: int = WIRE
     id: str
     task: str
@@ -56,7 +56,7 @@ def scope_of(job_id: str) -> str:
     return job_id.partition("~")[0]
 
 
-class Delivery(Struct, frozen=True, array_like=True):
+class Delivery(Struct, frozen=True, gc=False, array_like=True):
     """A job leased to a worker."""
 
     job: Job

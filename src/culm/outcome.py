@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 
-class Fault(Struct, frozen=True, array_like=True):
+class Fault(Struct, frozen=True, gc=False, array_like=True):
     """An exception, made inert: its type's name, its message and its trace (without locals). Never turned back into a live exception."""
 
     type: str
@@ -20,40 +20,40 @@ class Fault(Struct, frozen=True, array_like=True):
     trace: str = ""
 
 
-class Succeeded(Struct, frozen=True, array_like=True, tag=1):
+class Succeeded(Struct, frozen=True, gc=False, array_like=True, tag=1):
     value: bytes = b"\xc0"  # the result as MessagePack; this is None
 
 
-class Failed(Struct, frozen=True, array_like=True, tag=2):
+class Failed(Struct, frozen=True, gc=False, array_like=True, tag=2):
     fault: Fault
 
 
-class Cancelled(Struct, frozen=True, array_like=True, tag=3):
+class Cancelled(Struct, frozen=True, gc=False, array_like=True, tag=3):
     reason: str = ""
 
 
-class Expired(Struct, frozen=True, array_like=True, tag=4):
+class Expired(Struct, frozen=True, gc=False, array_like=True, tag=4):
     reason: str = ""
 
 
-class Lost(Struct, frozen=True, array_like=True, tag=5):
+class Lost(Struct, frozen=True, gc=False, array_like=True, tag=5):
     reason: str = ""
 
 
-class Retried(Struct, frozen=True, array_like=True, tag=6):
+class Retried(Struct, frozen=True, gc=False, array_like=True, tag=6):
     after_ms: int
     fault: Fault
 
 
-class Snoozed(Struct, frozen=True, array_like=True, tag=7):
+class Snoozed(Struct, frozen=True, gc=False, array_like=True, tag=7):
     after_ms: int
 
 
-class Suspended(Struct, frozen=True, array_like=True, tag=8):
+class Suspended(Struct, frozen=True, gc=False, array_like=True, tag=8):
     after_ms: int | None = None  # None: until a trigger releases it
 
 
-class Released(Struct, frozen=True, array_like=True, tag=9):
+class Released(Struct, frozen=True, gc=False, array_like=True, tag=9):
     """Handed back untouched: due when it was due before."""
 
     after_ms: int = 0  # at least so long from now: a worker that cannot run it does not meet it again at once

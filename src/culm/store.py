@@ -26,7 +26,7 @@ State: TypeAlias = Literal["open", "leased", "succeeded", "failed", "cancelled",
 HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome"]
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, gc=False):
     deliveries: Sequence[Delivery] = ()
     next_ms: int | None = None  # until the next job of these queues comes due; 0: more are due now; None: none is known
 
@@ -60,7 +60,7 @@ class Store(Protocol):
         ...
 
 
-class Hint(Struct, frozen=True, array_like=True):
+class Hint(Struct, frozen=True, gc=False, array_like=True):
     """News for a caller. Never the truth: it may be late, doubled or missing."""
 
     channel: str
@@ -87,7 +87,7 @@ class Hints(Protocol):
         ...
 
 
-class JobView(Struct, frozen=True, kw_only=True):
+class JobView(Struct, frozen=True, gc=False, kw_only=True):
     """A job as a reader sees it."""
 
     id: str
@@ -104,19 +104,19 @@ class JobView(Struct, frozen=True, kw_only=True):
     topic: str = ""
 
 
-class Ended(Struct, frozen=True):
+class Ended(Struct, frozen=True, gc=False):
     outcome: Final
 
 
-class Pending(Struct, frozen=True):
+class Pending(Struct, frozen=True, gc=False):
     """Not finished yet."""
 
 
-class Absent(Struct, frozen=True):
+class Absent(Struct, frozen=True, gc=False):
     """Never sent, or finished longer than `keep` ago."""
 
 
-class QueueCounts(Struct, frozen=True, kw_only=True):
+class QueueCounts(Struct, frozen=True, gc=False, kw_only=True):
     queue: str
     paused: bool
     ready: int  # due now
@@ -152,7 +152,7 @@ class Reader(Protocol):
         ...
 
 
-class WorkerInfo(Struct, frozen=True, array_like=True):
+class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     """What a worker says of itself with every heartbeat."""
 
     id: str

@@ -16,7 +16,7 @@ CLIENTS = ("app", "w1", "w2")
 CLAIMERS = ("w1", "w2")
 KEEPS_MS = (3_600_000, 50, 0)
 LEASES_MS = (100, 20, 1_000)
-STEPS_MS = (1, 20, 100, 1_000, 3_600_000)
+STEPS_MS = (20, 100, 100, 1, 1_000, 3_600_000)
 
 ids = st.sampled_from(IDS)
 

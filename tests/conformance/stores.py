@@ -19,7 +19,7 @@ def memory(_: Path, clock: Clock) -> FullStore:
 
 
 def sqlite(path: Path, clock: Clock) -> FullStore:
-    return SqliteStore(path / "culm.db", clock=clock)
+    return SqliteStore(path / "culm.db", clock=clock, durability="relaxed")  # power is not lost in these tests
 
 
 STORES: dict[str, Opener] = {"memory": memory, "sqlite": sqlite}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from culm.commit import Commit
 from culm.job import Job
 from culm.outcome import Succeeded
-from culm.stores.tables import Row, Scope, Tables
+from culm.stores.tables import Row, Tables
 
 
 class EarlyTimer(Tables):
@@ -76,9 +76,10 @@ class DeadLettersSwept(Tables):
 class ScopeForgotten(Tables):
     """A scope goes although a job of it lives."""
 
-    def _sweep_scope_at(self, when: int, root: str, scope: Scope) -> None:
-        scope.live = 0
-        super()._sweep_scope_at(when, root, scope)
+    def sweep(self, limit: int) -> int:
+        for root in [r for r, scope in self.scopes.items() if 0 < scope.sweep_at <= self.now()]:
+            del self.scopes[root]
+        return super().sweep(limit)
 
 
 class NewestFirst(Tables):
@@ -106,5 +107,3 @@ class PauseIgnored(Tables):
             return super().claim(*args, **asked)  # type: ignore[arg-type]
         finally:
             self.paused = paused
-
-

@@ -17,7 +17,7 @@ from tests.seeded import SEEDED
 from tests.seeded.catalogue import Maker
 
 # Those that a few dozen histories meet, one of each kind.
-FOUND_BY_HISTORIES = ["no fence", "no resend memory", "join off by one", "crash not counted", "released keeps no due", "newest first"]
+FOUND_BY_HISTORIES = ["no resend memory", "claim twice", "join off by one", "event overwrites", "released keeps no due", "newest first"]
 
 
 def breaks(maker: Maker) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from culm.testing import virtual_loop
-from culm.testing.virtual_loop import START_S, Deadlock, Livelock, NoIO, VirtualLoop, gone, never, run
+from culm.testing.virtual_loop import START_S, Deadlock, Livelock, NoIO, VirtualLoop, never, run
 
 Log = list[str]
 
@@ -27,6 +27,37 @@ async def _busy(log: Log, name: str, *, turns: int = 4) -> None:
     for n in range(turns):
         log.append(f"{name}{n}")
         await asyncio.sleep(0)
+
+
+async def _rows(log: Log) -> AsyncIterator[int]:
+    try:
+        while True:
+            yield 1
+            await asyncio.sleep(1)
+    finally:
+        log.append("generator")
+
+
+async def _messy(log: Log) -> None:
+    """Everything that Python would complain of when it vanishes."""
+    later = asyncio.sleep(1)
+    asyncio.get_running_loop().call_later(5, asyncio.create_task, asyncio.sleep(2))
+    asyncio.create_task(asyncio.sleep(1, "unstarted"))
+    failed = asyncio.get_running_loop().create_future()
+    failed.set_exception(LookupError("never retrieved"))
+    try:
+        async with asyncio.TaskGroup() as group, asyncio.timeout(100):
+            group.create_task(never())
+            async for _ in _rows(log):
+                await asyncio.sleep(1)
+    finally:
+        log.append("finally")
+        asyncio.create_task(_busy(log, "child"))
+        asyncio.get_running_loop().call_soon(log.append, "callback")
+        await asyncio.sleep(0)
+        log.append("after the await")
+        await later
+        raise LookupError(failed)
 
 
 async def _tick(loop: VirtualLoop, log: list[tuple[str, float]], name: str, *, every_s: float = 1.0) -> None:
@@ -190,6 +221,22 @@ def test_a_function_in_an_executor_sees_no_running_loop() -> None:
     run(main, seed=1)
 
 
+def test_the_label_reaches_contexts_copied_from_the_nodes_own() -> None:
+    log: list[tuple[str, float]] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        with loop.node("w1"):
+            base = contextvars.copy_context()
+        asyncio.get_running_loop().create_task(_tick(loop, log, "w1"), context=base.copy())
+        loop.call_later(3, log.append, ("callback", 0.0), context=base.copy())
+        await asyncio.sleep(1.5)
+        loop.kill("w1")
+        await asyncio.sleep(10)
+
+    run(main, seed=5)
+    assert log == [("w1", 1)]
+
+
 # -- stuck -------------------------------------------------------------------------------------------------------------------
 
 
@@ -225,166 +272,6 @@ def test_a_run_that_polls_for_ever_is_found() -> None:
 
     with pytest.raises(Livelock, match="not finished after 600 s"):
         run(main, seed=1, limit_s=600)
-
-
-# -- stall -------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_stalled_node_stands_still_while_others_go_on_and_its_timers_fire_late() -> None:
-    log: list[tuple[str, float]] = []
-
-    async def main(loop: VirtualLoop) -> None:
-        for name in ("w1", "w2"):
-            with loop.node(name):
-                asyncio.create_task(_tick(loop, log, name))
-        await asyncio.sleep(2.5)
-        loop.stall("w1", for_s=40.0)
-        await asyncio.sleep(49.8)
-
-    run(main, seed=5)
-    assert [at for name, at in log if name == "w1"] == [1, 2, 42.5, 43.5, 44.5, 45.5, 46.5, 47.5, 48.5, 49.5, 50.5, 51.5]
-    assert [at for name, at in log if name == "w2"] == list(range(1, 53))
-
-
-def test_two_stalls_last_until_the_later_end() -> None:
-    log: list[tuple[str, float]] = []
-
-    async def main(loop: VirtualLoop) -> None:
-        with loop.node("w1"):
-            asyncio.create_task(_tick(loop, log, "w1"))
-        await asyncio.sleep(0.5)
-        loop.stall("w1", for_s=10)
-        loop.stall("w1", for_s=3)
-        await asyncio.sleep(10.5)
-
-    run(main, seed=5)
-    assert log == [("w1", 10.5)]
-
-
-def test_the_label_reaches_contexts_copied_from_the_nodes_own() -> None:
-    log: list[tuple[str, float]] = []
-
-    async def main(loop: VirtualLoop) -> None:
-        with loop.node("w1"):
-            base = contextvars.copy_context()
-        asyncio.get_running_loop().create_task(_tick(loop, log, "w1"), context=base.copy())
-        loop.call_later(3, log.append, ("callback", 0.0), context=base.copy())
-        await asyncio.sleep(1.5)
-        loop.kill("w1")
-        await asyncio.sleep(10)
-
-    run(main, seed=5)
-    assert log == [("w1", 1)]
-
-
-# -- kill --------------------------------------------------------------------------------------------------------------------
-
-
-async def _rows(log: Log) -> AsyncIterator[int]:
-    try:
-        while True:
-            yield 1
-            await asyncio.sleep(1)
-    finally:
-        log.append("generator")
-
-
-async def _messy(log: Log) -> None:
-    """Everything that Python would complain of when it vanishes."""
-    later = asyncio.sleep(1)
-    asyncio.get_running_loop().call_later(5, asyncio.create_task, asyncio.sleep(2))
-    asyncio.create_task(asyncio.sleep(1, "unstarted"))
-    failed = asyncio.get_running_loop().create_future()
-    failed.set_exception(LookupError("never retrieved"))
-    try:
-        async with asyncio.TaskGroup() as group, asyncio.timeout(100):
-            group.create_task(never())
-            async for _ in _rows(log):
-                await asyncio.sleep(1)
-    finally:
-        log.append("finally")
-        asyncio.create_task(_busy(log, "child"))
-        asyncio.get_running_loop().call_soon(log.append, "callback")
-        await asyncio.sleep(0)
-        log.append("after the await")
-        await later
-        raise LookupError(failed)
-
-
-@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.0, 3.0])
-def test_a_killed_node_runs_nothing_more_not_even_finally(after_s: float) -> None:
-    async def main(loop: VirtualLoop, log: Log) -> Log:
-        with loop.node("w1"):
-            asyncio.create_task(_messy(log))
-        await asyncio.sleep(after_s)
-        loop.kill("w1")
-        await asyncio.sleep(10)
-        return log[:]
-
-    for seed in range(20):
-        log: Log = []
-        assert run(lambda loop, log=log: main(loop, log), seed=seed) == []  # type: ignore[misc]
-    gc.collect()
-
-
-def test_a_node_that_kills_itself_ends_at_its_next_await() -> None:
-    log: Log = []
-
-    async def dies(loop: VirtualLoop) -> None:
-        loop.kill("w1")
-        log.append("last words" if gone() else "alive")
-        await asyncio.sleep(0)
-        log.append("ghost")
-
-    async def main(loop: VirtualLoop) -> None:
-        with loop.node("w1"):
-            asyncio.create_task(dies(loop))
-        await asyncio.sleep(10)
-
-    run(main, seed=1)
-    assert log == ["last words"]
-
-
-def test_a_stalled_node_can_be_killed_and_does_not_come_back() -> None:
-    log: list[tuple[str, float]] = []
-
-    async def main(loop: VirtualLoop) -> None:
-        with loop.node("w1"):
-            asyncio.create_task(_tick(loop, log, "w1"))
-        loop.stall("w1", for_s=5)
-        await asyncio.sleep(2)
-        loop.kill("w1")
-        loop.stall("w1", for_s=1)
-        await asyncio.sleep(20)
-        with pytest.raises(ValueError, match="killed"), loop.node("w1"):
-            pass
-        with pytest.raises(ValueError, match="no node"):
-            loop.kill("")
-
-    run(main, seed=1)
-    assert log == []
-
-
-def test_finally_blocks_that_run_at_close_know_that_they_are_gone() -> None:
-    told: list[bool] = []
-
-    async def worker() -> None:
-        try:
-            await never()
-        finally:
-            told.append(gone())
-            await asyncio.sleep(1)
-            told.append(gone())
-
-    async def main(loop: VirtualLoop) -> None:
-        with loop.node("w1"):
-            asyncio.create_task(worker())
-        await asyncio.sleep(1)
-        loop.kill("w1")
-        assert told == []
-
-    run(main, seed=1)
-    assert told == [True]  # the await in it was its end
 
 
 # -- the end of a run ----------------------------------------------------------------------------------------------------------
@@ -510,4 +397,4 @@ def test_a_schedule_of_five_hundred_steps_takes_milliseconds() -> None:
     began = time.perf_counter()
     for seed in range(100):
         run(main, seed=seed)
-    assert (time.perf_counter() - began) / 100 < 0.02  # measured: 1 ms; a slow machine has its day
+    assert (time.perf_counter() - began) / 100 < 0.2  # measured: 1 ms; the rest is for slow machines and debug mode

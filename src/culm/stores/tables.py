@@ -25,7 +25,7 @@ NEVER = 1 << 62
 Entry = tuple[int, int, "Row"]  # (due, n, row): the order of a lane
 
 
-class Row(Struct):
+class Row(Struct, gc=False):
     job: Job
     n: int  # counts the sends: equal dues keep this order
     sent: int

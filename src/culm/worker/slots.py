@@ -41,6 +41,7 @@ class Slots:
         self._app = app
         self._runner = runner
         self._gatherer = gatherer
+        self._loop = asyncio.get_running_loop()
         self._base = contextvars.copy_context()
         self._hungry = hungry
         self.concurrency = concurrency
@@ -72,7 +73,7 @@ class Slots:
         attempt = Attempt(delivery, self._app)
         self.running[attempt] = None
         self._empty.clear()
-        attempt.task = asyncio.get_running_loop().create_task(self._run(attempt), context=self._base.copy())
+        attempt.task = self._loop.create_task(self._run(attempt), context=self._base.copy())
 
     async def _run(self, attempt: Attempt) -> None:
         enter(attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from culm.commit import Event
 from culm.job import Job
-from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Retried, Succeeded
+from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Retried, Succeeded
 from culm.store import Absent, Ended, JobView, Pending
 from culm.testing.conformance.bench import LEASE_MS, Bench, expect
 from culm.testing.conformance.suite import case
@@ -63,7 +63,7 @@ async def jobs_are_listed_by_ascending_id_and_by_page(bench: Bench) -> None:
 
 @case
 async def jobs_are_filtered_by_state(bench: Bench) -> None:
-    ends = {"s": Succeeded(), "f": Failed(Fault("E")), "c": Cancelled(), "e": Expired(), "l": Lost()}
+    ends: dict[str, Final] = {"s": Succeeded(), "f": Failed(Fault("E")), "c": Cancelled(), "e": Expired(), "l": Lost()}
     await bench.send(*(Job(id=i, task="t") for i in ends))
     for delivery in await bench.claim():
         await bench.finish(delivery, ends[delivery.job.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from culm.commit import Commit
 from culm.job import Job
-from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Succeeded
+from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Succeeded
 from culm.store import Absent
 from culm.testing.conformance.bench import Bench, expect
 from culm.testing.conformance.suite import case
@@ -23,7 +23,13 @@ async def a_finished_job_is_kept_as_long_as_its_commit_says(bench: Bench) -> Non
 
 @case
 async def each_end_but_a_death_is_swept(bench: Bench) -> None:
-    ends = {"ok": Succeeded(), "cancelled": Cancelled(), "expired": Expired(), "failed": Failed(Fault("E")), "lost": Lost("x")}
+    ends: dict[str, Final] = {
+        "ok": Succeeded(),
+        "cancelled": Cancelled(),
+        "expired": Expired(),
+        "failed": Failed(Fault("E")),
+        "lost": Lost("x"),
+    }
     await bench.send(*(Job(id=i, task="t") for i in ends))
     for delivery in await bench.claim():
         await bench.finish(delivery, ends[delivery.job.id], keep_ms=100)

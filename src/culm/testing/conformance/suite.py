@@ -42,7 +42,7 @@ def add(name: str, exercise: Exercise, *, needs: tuple[Feature, ...] = ()) -> No
 
 def case(exercise: F) -> F:
     """Put the function into the suite, under its own name."""
-    add(exercise.__name__, exercise)  # type: ignore[attr-defined]  # a function has a name
+    add(exercise.__name__, exercise)
     return exercise
 
 
@@ -50,7 +50,7 @@ def case_needing(*needs: Feature) -> Callable[[F], F]:
     """As `case`, for stores that have these features."""
 
     def decorate(exercise: F) -> F:
-        add(exercise.__name__, exercise, needs=needs)  # type: ignore[attr-defined]  # a function has a name
+        add(exercise.__name__, exercise, needs=needs)
         return exercise
 
     return decorate
