@@ -135,7 +135,7 @@ class App:
             jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._own(b)]
             handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
             answered: asyncio.Future[Answer] = loop.create_future()
-            gatherer.post(Commit(send=tuple(jobs)), answered.set_result)
+            gatherer.post(Commit(send=tuple(jobs)), lambda _, answer, future=answered: future.set_result(answer), weight=len(jobs))  # type: ignore[misc]  # mypy infers no default of a lambda
             posted.append((jobs, answered))
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
             if len(posted) > CHUNKS_AHEAD:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from culm.commit import Commit, Committed, weight
+from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreUnavailable
 from culm.store import Store
 
@@ -20,7 +20,7 @@ MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a s
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
-Then: TypeAlias = Callable[[Answer], None]
+Then: TypeAlias = Callable[[Commit, Answer], None]
 
 
 class Gatherer:
@@ -40,20 +40,25 @@ class Gatherer:
         self._rng = rng or random.Random()
         self._commits: list[Commit] = []
         self._thens: list[Then] = []
+        self._weight = 0  # of those commits
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
 
-    def post(self, commit: Commit, then: Then) -> None:
-        """Send the commit with the next batch, and call `then` with its answer; `then` must not raise."""
+    def post(self, commit: Commit, then: Then, *, weight: int = 1) -> None:
+        """Send the commit with the next batch, and call `then` with it and its answer; `then` must not raise.
+
+        `weight` is how many things the store writes for it: `commit.weight`.
+        """
         self._commits.append(commit)
         self._thens.append(then)
+        self._weight += weight
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
     async def submit(self, commit: Commit) -> Committed:
         """Send the commit with the next batch and await its answer. Raises StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, lambda answer: _resolve(future, answer))
+        self.post(commit, lambda _, answer: _resolve(future, answer), weight=weigh(commit))
         return await future
 
     async def flush(self) -> None:
@@ -67,19 +72,24 @@ class Gatherer:
                 commits, thens = self._next_batch()
                 self._number += 1
                 answers = await self._answers(commits)
-                for then, answer in zip(thens, answers, strict=True):
-                    then(answer)
+                for then, commit, answer in zip(thens, commits, answers, strict=True):
+                    then(commit, answer)
         finally:
             self._sender = None
 
     def _next_batch(self) -> tuple[list[Commit], list[Then]]:
         commits, thens = self._commits, self._thens
+        if self._weight <= MAX_WEIGHT:
+            self._commits, self._thens, self._weight = [], [], 0
+            return commits, thens
         total = cut = 0
         for commit in commits:
-            total += weight(commit)
-            if cut and total > MAX_WEIGHT:
+            more = weigh(commit)
+            if cut and total + more > MAX_WEIGHT:
                 break
+            total += more
             cut += 1
+        self._weight = sum(map(weigh, commits[cut:]))
         self._commits, self._thens = commits[cut:], thens[cut:]
         return commits[:cut], thens[:cut]
 

@@ -65,6 +65,6 @@ class Commit(Struct, frozen=True, gc=False, kw_only=True):
     cancel: tuple[str, ...] = ()
 
 
-def weight(commit: Commit) -> int:
+def weigh(commit: Commit) -> int:
     """How many things a store writes for it: batches are bounded by this, not by the number of commits."""
     return 1 + len(commit.send) + len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)

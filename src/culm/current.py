@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from culm.codec import encode
 from culm.commit import MAX_EFFECTS, Event, Trigger
@@ -19,9 +20,6 @@ from culm.errors import CulmError, NotInTask, TooManyEffects
 from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
 from culm.options import check_name
 from culm.outcome import FINAL, Final, decode_outcome
-
-if TYPE_CHECKING:
-    from culm.app import App
 
 T = TypeVar("T")
 Stopping: TypeAlias = Literal["", "timeout", "cancel", "shutdown", "lost"]
@@ -69,7 +67,7 @@ class ReadEvent:
         return outcome
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """One run of one delivery. Tasks meet it as `current()`.
 
     Attributes:
@@ -78,22 +76,17 @@ class Attempt:
         cancelled: somebody asked the job to stop. A coroutine is cancelled besides; a `def` task looks here, or calls `check`.
     """
 
-    __slots__ = (
-        "_idle", "app", "cancelled", "delivery", "effects", "ends_at", "events", "job", "news", "over", "stopping", "task",
-    )  # fmt: skip
-
-    def __init__(self, delivery: Delivery, app: App) -> None:
-        self.delivery = delivery
-        self.job = delivery.job
-        self.app = app
-        self.effects: Effects | None = None  # made at the first effect: most jobs have none
-        self.events: Mapping[str, Sequence[ReadEvent]] = {}
-        self.cancelled = False
-        self.stopping: Stopping = ""  # why the worker cancelled it: "": it did not
-        self.over = False  # its commit has left: nothing can join it any more
-        self.ends_at = 0.0  # on the loop's clock, set by the first scan that meets it
-        self.task: asyncio.Task[None] | None = None
-        self.news: tuple[float, str] | None = None  # progress that was not published yet
+    delivery: Delivery
+    job: Job
+    app: Any  # App, which imports this
+    effects: Effects | None = None  # made at the first effect: most jobs have none
+    events: Mapping[str, Sequence[ReadEvent]] = {}
+    cancelled: bool = False
+    stopping: Stopping = ""  # why the worker cancelled it; "": it did not
+    over: bool = False  # its commit has left: nothing can join it any more
+    ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
+    task: Any = None  # its asyncio.Task
+    news: tuple[float, str] | None = None  # progress that was not published yet
 
     @property
     def id(self) -> str:

@@ -77,6 +77,11 @@ def on_timeout(delivery: Delivery, policy: Retry, *, ran_ms: int, draw: float) -
     )
 
 
+def on_conflict() -> Outcome:
+    """An attempt whose effects the store refused: another run would send the same."""
+    return Failed(Fault("IdConflict", "it sent a job under an id that belongs to a job of another task"))
+
+
 def on_cancel() -> Outcome:
     return Cancelled("while it ran")
 

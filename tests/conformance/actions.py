@@ -105,7 +105,7 @@ _endings = st.builds(Ending, _pick, st.one_of(pools.endings, pools.endings, st.n
 _ends = st.builds(End, _client, st.lists(_endings, min_size=1, max_size=3))
 _advances = st.builds(Advance, st.sampled_from(pools.STEPS_MS))
 
-_often: list[st.SearchStrategy[Action]] = [_sends, _claims, _ends, _claims, _ends, _advances, _sends, _says]
+_often: list[st.SearchStrategy[Action]] = [_claims, _ends, _advances, _claims, _ends, _advances, _sends, _says]
 _seldom: list[st.SearchStrategy[Action]] = [
     st.builds(SayAgain, _pick),
     st.builds(SayOlder, _pick, _effects),
@@ -114,7 +114,8 @@ _seldom: list[st.SearchStrategy[Action]] = [
     st.just(Sweep()),
     st.builds(Pause, _queue),
     st.builds(Resume, _queue),
-    st.builds(Resume, _queue),
+    st.builds(Resume, st.just(pools.QUEUES[0])),
+    st.builds(Resume, st.just(pools.QUEUES[1])),
     st.builds(Replay, _dead),
     st.builds(Replay, _dead),
     st.builds(Discard, _dead),

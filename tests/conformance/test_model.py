@@ -10,9 +10,9 @@ from tests.conformance.stores import STORES, Opener
 
 # Histories in which these did not happen often enough prove nothing.
 WANTED = {
-    "applied": 250, "conflict": 15, "lease_lost": 60, "resent": 20, "granted": 40, "reclaimed": 3, "claims repeated": 8,
-    "held": 15, "lost": 20, "cancelled": 300, "succeeded": 40, "failed": 10, "leased": 500, "open": 1_000,
-    "swept": 4, "replayed": 1, "discarded": 1, "purged": 10, "events": 400, "records": 100,
+    "applied": 150, "conflict": 20, "lease_lost": 40, "resent": 20, "granted": 30, "reclaimed": 3, "claims repeated": 8,
+    "held": 15, "lost": 15, "cancelled": 300, "succeeded": 40, "failed": 5, "leased": 300, "open": 1_000,
+    "swept": 10, "replayed": 1, "discarded": 1, "purged": 10, "events": 400, "records": 100,
 }  # fmt: skip
 
 

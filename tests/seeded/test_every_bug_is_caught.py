@@ -17,7 +17,7 @@ from tests.seeded import SEEDED
 from tests.seeded.catalogue import Maker
 
 # Those that a few dozen histories meet, one of each kind.
-FOUND_BY_HISTORIES = ["no resend memory", "claim twice", "join off by one", "event overwrites", "released keeps no due", "newest first"]
+FOUND_BY_HISTORIES = ["no resend memory", "claim twice", "join off by one", "crash not counted", "newest first"]
 
 
 def breaks(maker: Maker) -> Iterator[str]:
@@ -48,7 +48,9 @@ def test_a_store_without_a_bug_breaks_none() -> None:
 @pytest.mark.parametrize("name", FOUND_BY_HISTORIES)
 def test_a_seeded_bug_does_not_survive_random_histories(name: str) -> None:
     machine = histories_of(lambda _, clock: SEEDED[name](clock))
-    bounded = settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True, phases=[Phase.generate])
+    bounded = settings(
+        max_examples=200, stateful_step_count=40, deadline=None, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False
+    )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=bounded)
 

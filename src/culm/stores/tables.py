@@ -10,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
+from typing import assert_never
 
 from msgspec import Struct
 
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record, Trigger
 from culm.job import DEFAULT_KEEP_MS, Delivery, Job, scope_of
-from culm.outcome import DEAD, Cancelled, Final, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
+from culm.outcome import DEAD, FINAL, Cancelled, Final, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
 from culm.store import Claimed, ClaimOrder, LeaseState
 
 TOMBSTONE_MS = 3_600_000  # a cancel of an unknown id waits so long for its send
@@ -100,6 +101,10 @@ class Tables:
         # Every check is done: from here on, all of it happens.
         if row is not None and c.outcome is not None:
             self._end_attempt(row, c.outcome, c.keep_ms, now)
+        self._effects(c, now)
+        return "applied"
+
+    def _effects(self, c: Commit, now: int) -> None:
         for record in c.records:
             self._scope(scope_of(record.flow), now).records.setdefault(record.flow, {})[record.seq] = record.value
         for job in c.send:
@@ -110,7 +115,6 @@ class Tables:
             self._await(trigger, now)
         for job_id in c.cancel:
             self._cancel(job_id, now)
-        return "applied"
 
     def _conflicts(self, c: Commit) -> bool:
         coming: dict[str, str] = {}
@@ -127,6 +131,9 @@ class Tables:
     def _end_attempt(self, row: Row, outcome: Outcome, keep_ms: int, now: int) -> None:
         lease, row.lease = row.lease, ""
         del self.leased[row.job.id]
+        if isinstance(outcome, FINAL):
+            self._finish(row, outcome, keep_ms, now, lease=lease)
+            return
         match outcome:
             case Retried(after_ms=ms):
                 due: int | None = now + ms
@@ -137,8 +144,7 @@ class Tables:
             case Released(after_ms=ms):
                 due, row.attempt = max(row.was_due or 0, now + ms if ms else 0), row.attempt - 1
             case _:
-                self._finish(row, outcome, keep_ms, now, lease=lease)
-                return
+                assert_never(outcome)
         if row.cancelled:
             self._finish(row, Cancelled(), row.job.keep_ms, now, lease=lease)
             return

@@ -10,14 +10,13 @@ import contextvars
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 from culm import decide
 from culm.app import App
 from culm.batch import Answer, Gatherer
-from culm.commit import Commit, Held
-from culm.current import Attempt, enter
+from culm.commit import Commit, Held, weigh
+from culm.current import Attempt
 from culm.job import Delivery
 from culm.outcome import Outcome, Released, Succeeded
 from culm.store import LeaseState
@@ -52,6 +51,7 @@ class Slots:
         self.done = 0
         self.fenced = 0
         self._closing = False
+        self._then, self._end = self._settled, self._ended  # bound once, not for each job
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -66,33 +66,40 @@ class Slots:
         self.buffer.extend(deliveries)
         if self._closing:
             self.release_buffered()
-        while self.buffer and len(self.running) < self.concurrency:
-            self._start(self.buffer.popleft())
+        if self.buffer:
+            self._empty.clear()
+            for _ in range(min(self.free, len(self.buffer))):
+                self._start(self.buffer.popleft())
 
     def _start(self, delivery: Delivery) -> None:
-        attempt = Attempt(delivery, self._app)
+        attempt = Attempt(delivery, delivery.job, self._app)
         self.running[attempt] = None
-        self._empty.clear()
-        attempt.task = self._loop.create_task(self._run(attempt), context=self._base.copy())
+        attempt.task = self._loop.create_task(self._runner.run(attempt, self._end), context=self._base.copy())
 
-    async def _run(self, attempt: Attempt) -> None:
-        enter(attempt)
-        outcome = await self._runner.run(attempt)
+    def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
+        attempt.task = None  # its context knows the attempt: a circle that would be left to the garbage collector
         del self.running[attempt]
         self.done += 1
-        self._gatherer.post(_commit(attempt, outcome), partial(self._settled, attempt.delivery))
+        commit = _commit(attempt, outcome)
+        self._gatherer.post(commit, self._then, weight=1 if attempt.effects is None else weigh(commit))
         buffer = self.buffer
         if buffer:
             self._start(buffer.popleft())
-        elif not self.running:
-            self._empty.set()
-        if len(buffer) <= self.low_water:
+            if len(buffer) == self.low_water:
+                self._hungry()
+        else:
             self._hungry()
+            if not self.running:
+                self._empty.set()
 
-    def _settled(self, delivery: Delivery, answer: Answer) -> None:
-        job_id = delivery.job.id
-        if self.held.get(job_id) == delivery.lease:
+    def _settled(self, commit: Commit, answer: Answer) -> None:
+        fence = commit.fence
+        if fence is None:
+            return
+        job_id = fence.job_id
+        if self.held.get(job_id) == fence.lease:
             del self.held[job_id]
         if answer == "applied":
             return
@@ -100,21 +107,11 @@ class Slots:
             log.error("commit.unknown: job %s, %s; its lease will run out and it will run again", job_id, answer)
         elif answer == "conflict":
             log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", job_id)
-            self._fail_conflicting(delivery)
+            self.held[job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
+            self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms), self._then)
         else:
             self.fenced += 1
-            log.warning("commit.fenced: job %s, attempt %d: another worker has it", job_id, delivery.attempt)
-
-    def _fail_conflicting(self, delivery: Delivery) -> None:
-        """What it sent cannot be; end it without, or it would conflict for ever."""
-        error = ValueError("it sent a job under an id that belongs to a job of another task")
-        task = self._app.tasks.get(delivery.job.task)
-        if task is None:
-            return
-        outcome = decide.on_error(delivery, error, task.retry, ran_ms=0, draw=1.0)
-        self.held[delivery.job.id] = delivery.lease
-        commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
-        self._gatherer.post(commit, partial(self._settled, delivery))
+            log.warning("commit.fenced: job %s: another worker has it", job_id)
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -159,7 +156,7 @@ class Slots:
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
         commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
-        self._gatherer.post(commit, partial(self._settled, delivery))
+        self._gatherer.post(commit, self._then)
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""

@@ -88,6 +88,15 @@ async def the_commits_of_a_batch_are_applied_in_order(bench: Bench) -> None:  # 
 
 
 @case
+async def the_same_job_twice_in_one_commit_is_one_job(bench: Bench) -> None:  # I9
+    expect(await bench.commit(Commit(send=(Job(id="a", task="t", priority=9), Job(id="a", task="t", priority=1)))), "applied")
+    delivery = await bench.take("a")
+    expect(delivery.job.priority, 9, "the first stands")
+    await bench.finish(delivery, Succeeded())
+    expect(await bench.claim_ids(), [])
+
+
+@case
 async def an_empty_batch_has_no_answers(bench: Bench) -> None:
     expect(await bench.batch(), [])
     await bench.send(Job(id="a", task="t"))
