@@ -58,7 +58,7 @@ class MemoryStore:
         rung, bells = self.tables.rung, self._bells
         if bells:
             for name in bells.names():
-                if name in rung:
+                if name.partition("/")[2] in rung:
                     bells.ring(name)
         rung.clear()
 
@@ -74,7 +74,7 @@ class MemoryStore:
 
     async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
         with self._lock:
-            listening = self._bells.listen(queues)
+            listening = self._bells.listen([f"queue/{q}" for q in queues])
             due = any(lane and lane[0][0] <= self.tables.now() for (q, _), lane in self.tables.ready.items() if q in queues)
         if due and not self.tables.paused.issuperset(queues):
             listening.stop()
@@ -107,7 +107,7 @@ class MemoryStore:
             found = self._outcome(job_id)
             if not isinstance(found, Pending) or not for_ms:
                 return found
-            listening = self._bells.listen([job_id])
+            listening = self._bells.listen([f"job/{job_id}"])
         await listening.wait(for_ms=for_ms)
         with self._lock:
             return self._outcome(job_id)

@@ -65,12 +65,10 @@ class Commits:
     # -- in columns ---------------------------------------------------------------------------------------------------------
 
     def _apply_run(self, run: list[Commit]) -> list[Committed]:
-        if len(run) == 1:
-            return [self._apply_one(run[0])]
         if not run:
             return []
         by_lid = self._endings(run)
-        jobs = [job for commit in run for job in commit.send]
+        jobs = [job for commit in run if commit.send for job in commit.send]
         if by_lid is None or not self._all_held(by_lid) or not self._all_new(jobs):
             return [self._apply_one(commit) for commit in run]
         # Every check is done: from here on, all of it happens.
@@ -80,17 +78,21 @@ class Commits:
         return ["applied"] * len(run)
 
     def _endings(self, run: list[Commit]) -> dict[int, list[Ending]] | None:
-        """The jobs that the run ends, by lease; None if one is unknown here or ends twice."""
+        """The jobs that the run ends, by lease; None if one is not known here."""
         found: dict[int, list[Ending]] = {}
-        seen: set[int] = set()
+        take = self._leases.take
+        known = True
         for commit in run:
-            if commit.fence is not None:
-                lid, rid = self._leases.find(commit.fence)
-                if rid in seen or not isinstance(commit.outcome, FINAL):
-                    return None
-                seen.add(rid)
-                found.setdefault(lid, []).append((rid, commit.outcome, commit.keep_ms, commit.fence.job_id))
-        return None if -1 in seen else found
+            fence, outcome = commit.fence, commit.outcome
+            if fence is not None:
+                lid, rid = take(fence)
+                if rid < 0:
+                    known = False
+                elif lid in found:
+                    found[lid].append((rid, outcome, commit.keep_ms, fence.job_id))  # type: ignore[arg-type]  # _is_plain: it is final
+                else:
+                    found[lid] = [(rid, outcome, commit.keep_ms, fence.job_id)]  # type: ignore[list-item]  # the same
+        return found if known else None
 
     def _all_held(self, by_lid: dict[int, list[Ending]]) -> bool:
         return all(self._sql(SQL["plainly_held"], (_rids(endings), lid)).fetchone()[0] == len(endings) for lid, endings in by_lid.items())
@@ -111,12 +113,13 @@ class Commits:
         if self._ledger:
             self._sql(SQL["ledger_many"], (*self._sql(SQL["lease_of"], (lid,)).fetchone(), self._now, rids))
         kept = [e for e in endings if e[2] or isinstance(e[1], DEAD)]
+        gone = rids if not kept else _rids([e for e in endings if not e[2] and not isinstance(e[1], DEAD)])
         for part in _parts(kept):
             values = ((ENDED[type(o)], encode_outcome(o), None if isinstance(o, DEAD) else self._now + keep) for _, o, keep, _ in part)
             self._sql(_FINISH[len(part)], [x for (rid, *_), more in zip(part, values, strict=True) for x in (rid, *more)])
         self._sql(SQL["let_go_many"], (rids,))
         if len(kept) < len(endings):
-            self._sql(SQL["forget_many"], (_rids([e for e in endings if not e[2] and not isinstance(e[1], DEAD)]),))
+            self._sql(SQL["forget_many"], (gone,))
         self._sql(SQL["lease_shrinks"], (len(endings), lid))
         self._sql(SQL["lease_ends"], (lid,))
         self._rung.update([e[3] for e in endings])
@@ -148,15 +151,14 @@ class Commits:
             row = self._rows.find(c.fence.job_id)
             if row is None or row.lid is None or self._sql(SQL["lease_of"], (row.lid,)).fetchone() != (c.fence.lease,):
                 return "lease_lost"
-        new = self._new(c)
-        if new is None:
+        if self._conflicts(c):
             return "conflict"
         # Every check is done: from here on, all of it happens.
         if row is not None and c.outcome is not None:
             self._rows.end_attempt(row, c.outcome, c.keep_ms)
         for record in c.records:
             self._rows.record(record)
-        for job in new:
+        for job in c.send:
             self._rows.send(job)
         for event in c.emit:
             self._rows.emit(event)
@@ -166,23 +168,18 @@ class Commits:
             self._rows.cancel(job_id)
         return "applied"
 
-    def _new(self, c: Commit) -> list[Job] | None:
-        """The jobs to send that are not there yet; None if the commit conflicts with what is."""
-        coming: dict[str, Job] = {}
+    def _conflicts(self, c: Commit) -> bool:
+        coming: dict[str, str] = {}
         for job in c.send:
-            task = coming[job.id].task if job.id in coming else self._task_of(job.id)
-            if task not in (None, job.task):
-                return None
-            if task is None:
-                coming[job.id] = job
+            known = self._task_of(job.id)
+            if (coming.setdefault(job.id, job.task) if known is None else known) != job.task:
+                return True
         steps: dict[tuple[str, int], bytes] = {}
         for r in c.records:
             known = self._sql(SQL["record"], (r.flow.partition("~")[0], r.flow, r.seq)).fetchone()
             if (known[0] if known else steps.setdefault((r.flow, r.seq), r.value)) != r.value:
-                return None
-        if any(t.job_id not in coming and self._rows.find(t.job_id) is None for t in c.triggers):
-            return None
-        return list(coming.values())
+                return True
+        return any(t.job_id not in coming and self._rows.find(t.job_id) is None for t in c.triggers)
 
     def _task_of(self, job_id: str) -> str | None:
         found = self._sql(SQL["task_of"], (job_id,)).fetchone()
@@ -197,11 +194,11 @@ class Commits:
 def _is_plain(c: Commit) -> bool:
     if c.emit or c.triggers or c.records or c.cancel:
         return False
-    return (c.fence is None) == (c.outcome is None) and (c.outcome is None or isinstance(c.outcome, FINAL))
+    return isinstance(c.outcome, FINAL) if c.fence is not None else c.outcome is None
 
 
 def _rids(endings: Iterable[Ending]) -> str:
-    return json.dumps([rid for rid, *_ in endings], separators=(",", ":"))
+    return str([e[0] for e in endings])  # a list of numbers reads as JSON
 
 
 def _parts(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:

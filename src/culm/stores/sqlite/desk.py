@@ -79,16 +79,28 @@ class Desk:
     # -- on the thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection = self._connect()
+        connection = None
         try:
             while True:
                 calls, last = self._gathered()
                 if calls:
-                    _answer([(loop, a) for (_, loop, _), a in zip(calls, self._transact(connection, calls), strict=True)])
+                    try:
+                        connection = connection or self._opened()
+                        answers = self._transact(connection, calls)
+                    except sqlite3.Error as e:  # it could not be opened now; the next call tries again
+                        answers = [(future, None, translated(e)) for _, _, future in calls]
+                    _answer([(loop, a) for (_, loop, _), a in zip(calls, answers, strict=True)])
                 if last:
                     return
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = self._connect()
+        if self._begin == "BEGIN IMMEDIATE":
+            connection.execute("PRAGMA busy_timeout = 0")  # it asks for the lock by itself, far more often than SQLite would
+        return connection
 
     def _gathered(self) -> tuple[list[Call], bool]:
         call, calls = self._calls.get(), []

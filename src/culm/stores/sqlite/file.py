@@ -18,7 +18,8 @@ _SYNCHRONOUS = {"full": "FULL", "relaxed": "NORMAL"}
 
 
 def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=0)
+    # With patience: whoever opens the file while another process recovers or removes the WAL finds it locked for a moment.
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000)
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute("PRAGMA cache_size = -32000")  # KiB
     connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MiB of WAL

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from sqlite3 import Connection
 
+import msgspec
+
 from culm.commit import Held
 from culm.job import Delivery, as_delivered
 from culm.outcome import Cancelled
@@ -17,8 +19,12 @@ from culm.stores.sqlite.lanes import Lanes, as_json, of_queues
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 
-FIELD, RECORD = "\x1f", "\x1e"  # an id is printable: it holds neither
+_heads = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int, int]]).decode
 UNKNOWN = (-1, -1)
+
+_SEVERAL = {
+    name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in ("taken", "hold_taken", "unready_taken")
+}
 
 
 class Leases:
@@ -28,25 +34,20 @@ class Leases:
         self._rids: dict[str, dict[str, int]] = {}  # lease -> job id -> rid
         self._lids: dict[str, int] = {}
 
-    def find(self, held: Held) -> tuple[int, int]:
-        """(lid, rid), or UNKNOWN."""
+    def take(self, held: Held) -> tuple[int, int]:
+        """(lid, rid) of a job whose attempt ends, or UNKNOWN. Known once: whoever asks again must ask the database."""
         rids = self._rids.get(held.lease)
-        if rids is None or held.job_id not in rids:
+        if rids is None:
             return UNKNOWN
-        return self._lids[held.lease], rids[held.job_id]
+        rid = rids.pop(held.job_id, -1)
+        lid = self._lids[held.lease]
+        if not rids:
+            del self._rids[held.lease], self._lids[held.lease]
+        return lid, rid
 
     def learn(self, lease: str, lid: int, rids: dict[str, int]) -> None:
         self._lids[lease] = lid
         self._rids[lease] = rids
-
-    def forget(self, held: Sequence[Held]) -> None:
-        """Their attempts ended."""
-        for h in held:
-            rids = self._rids.get(h.lease)
-            if rids is not None:
-                rids.pop(h.job_id, None)
-                if not rids:
-                    del self._rids[h.lease], self._lids[h.lease]
 
 
 class Claim:
@@ -86,11 +87,11 @@ class Claim:
         return Claimed(deliveries, max(0, min(heads.values()) - self._now) if heads else None)
 
     def _take_due(self, lanes: list[int], limit: int) -> list[Delivery]:
-        some = as_json(lanes)
+        sql, some = (SQL, lanes[0]) if len(lanes) == 1 else (_SEVERAL, as_json(lanes))
         due, rid = self._cut(lanes, limit)
-        heads, bodies = self._sql(SQL["taken"], (some, due, rid)).fetchone()
-        self._sql(SQL["hold_taken"], (self._new_lease(), self._until, some, due, rid))
-        self._sql(SQL["unready_taken"], (some, due, rid))
+        heads, bodies = self._sql(sql["taken"], (some, due, rid)).fetchone()
+        self._sql(sql["hold_taken"], (self._new_lease(), self._until, some, due, rid))
+        self._sql(sql["unready_taken"], (some, due, rid))
         return self._read(heads, bodies)
 
     def _cut(self, lanes: list[int], limit: int) -> tuple[int, int]:
@@ -104,14 +105,12 @@ class Claim:
 
     def _read(self, heads: str, bodies: bytes) -> list[Delivery]:
         found: list[Delivery] = []
-        at, lease, now = 0, self._lease, self._now
-        for head in heads.split(RECORD):
-            rid, job_id, lane, attempt, expiries, fence, sent, length = head.split(FIELD)
-            end = at + int(length)
-            job, broken = as_delivered(bodies[at:end], job_id=job_id, queue="")
-            at = end
-            found.append(Delivery(job, lease, int(attempt) + 1, int(expiries), int(fence) + 1, now - int(sent), broken))
-            self.rids[job_id] = int(rid)
+        at, lease, now, rids = 0, self._lease, self._now, self.rids
+        for rid, job_id, attempt, expiries, fence, sent, length in _heads(heads):
+            job, broken = as_delivered(bodies[at : at + length], job_id=job_id, queue="")
+            at += length
+            found.append(Delivery(job, lease, attempt + 1, expiries, fence + 1, now - sent, broken))
+            rids[job_id] = rid
         return found
 
     def _new_lease(self) -> int:

@@ -80,7 +80,7 @@ class Rows:
         self._let_go(row)
         last = encode_outcome(outcome)
         self._sql(SQL["settle"], (1 if isinstance(outcome, Retried) else 0, last, due, grants, grants, row.rid))
-        self.make_ready(row, due)
+        self.make_ready(row.lane, due, row.rid)
 
     def finish(self, row: Row, final: Final, keep_ms: int) -> None:
         """End the job; whoever waits for it hears of it."""
@@ -105,10 +105,10 @@ class Rows:
         if row.flags & WATCHED:
             self._reached(root, f"done/{row.id}", 1)
 
-    def make_ready(self, row: Row, due: int | None) -> None:
+    def make_ready(self, lane: int, due: int | None, rid: int) -> None:
         if due is not None:
-            self._sql(SQL["make_ready"], (row.lane, due, row.rid))
-            self._rung.add(self._lanes.queue_of(self._sql, row.lane))
+            self._sql(SQL["make_ready"], (lane, due, rid))
+            self._rung.add(self._lanes.queue_of(self._sql, lane))
 
     def unready(self, row: Row) -> None:
         if row.due is not None:
@@ -132,13 +132,10 @@ class Rows:
     # -- what a commit carries ----------------------------------------------------------------------------------------------
 
     def send(self, job: Job) -> None:
-        """A job whose id is not taken."""
-        root, flags = job.scope, 0
-        known = self._sql(SQL["scope"], (root,)).fetchone()
-        if job.id != root or job.topic or known is not None:
-            self._scope(root, but=job.id)
-            self._sql(SQL["scope_lives"], (1, root)).fetchone()
-            flags = SCOPED | (TOPIC if job.topic else 0)
+        """The same id is the same job: one that is there already stays as it is."""
+        if self._sql(SQL["task_of"], (job.id,)).fetchone() is not None:
+            return
+        flags = self.enter(job.id, TOPIC if job.topic else 0)
         due = None if job.after_ms is None else max(self._now + job.after_ms, job.at_ms or 0)
         buried = self._sql(SQL["tombstone"], (job.id,)).fetchone() is not None
         lane, blob = self._lanes.lane(self._sql, job.queue, job.priority), encode_job(job)
@@ -148,7 +145,16 @@ class Rows:
         if buried:
             self.finish(row, Cancelled("before it was sent"), job.keep_ms)
         else:
-            self.make_ready(row, due)
+            self.make_ready(row.lane, due, row.rid)
+
+    def enter(self, job_id: str, topic: int) -> int:
+        """Count it among the live jobs of its scope, if there is anything to count for. Returns its flags."""
+        root = scope_of(job_id)
+        if job_id == root and not topic and self._sql(SQL["scope"], (root,)).fetchone() is None:
+            return 0
+        self._scope(root, but=job_id)
+        self._sql(SQL["scope_lives"], (1, root)).fetchone()
+        return SCOPED | topic
 
     def _scope(self, root: str, but: str = "") -> None:
         """Make the scope's counter when it is first needed, counting the root if that is unfinished."""
@@ -211,7 +217,7 @@ class Rows:
         elif row.due is None or row.due > self._now:
             self.unready(row)
             self._sql(SQL["set_due"], (self._now, row.rid))
-            self.make_ready(row, self._now)
+            self.make_ready(row.lane, self._now, row.rid)
 
     def record(self, record: Record) -> None:
         root = scope_of(record.flow)

@@ -16,6 +16,7 @@ import msgspec
 
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
+from culm.errors import ConfigError
 from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
@@ -51,6 +52,8 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | Path, *, durability: Durability = "full", clock: Clock | None = None, ledger: bool = False) -> None:
+        if durability not in ("full", "relaxed"):
+            raise ConfigError(f"durability must be 'full' or 'relaxed', got {durability!r}")
         self.path = Path(path).absolute()
         prepare(self.path)
         self._now = (clock or SystemClock()).now_ms
@@ -84,9 +87,7 @@ class SqliteStore:
             applying = Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
             return applying.apply(commits, batch)
 
-        answers = await self._writes.do(work)
-        self._leases.forget([c.fence for c in commits if c.fence is not None and c.outcome is not None])
-        return answers
+        return await self._writes.do(work)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
@@ -155,7 +156,11 @@ class SqliteStore:
     # -- Admin --------------------------------------------------------------------------------------------------------------
 
     async def replay(self, job_ids: Sequence[str]) -> int:
-        return await self._write(lambda connection: upkeep.replay(connection, job_ids, self._now(), self._lanes, self._rung))
+        def work(connection: sqlite3.Connection) -> int:
+            now = self._now()
+            return upkeep.replay(connection, job_ids, now, Rows(connection, self._lanes, now, self._rung, ledger=self._ledger))
+
+        return await self._write(work)
 
     async def discard(self, job_ids: Sequence[str]) -> int:
         return await self._write(lambda connection: upkeep.discard(connection, job_ids))

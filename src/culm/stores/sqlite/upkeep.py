@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from sqlite3 import Connection
 
-from culm.stores.sqlite.flags import SCOPED
+from culm.stores.sqlite.flags import TOPIC, WATCHED
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
@@ -15,14 +15,12 @@ FORGET_MS = 86_400_000  # a client or claimer that is silent for longer cannot a
 HINT_MS = 60_000
 
 
-def replay(connection: Connection, job_ids: Sequence[str], now: int, lanes: Lanes, rung: set[str]) -> int:
+def replay(connection: Connection, job_ids: Sequence[str], now: int, rows: Rows) -> int:
     dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
     for rid, job_id, lane, flags in dead:
-        connection.execute(SQL["revive"], (now, now, rid))
-        connection.execute(SQL["make_ready"], (lane, now, rid))
-        if flags & SCOPED:
-            connection.execute(SQL["scope_lives"], (1, job_id.partition("~")[0])).fetchone()
-        rung.add(lanes.queue_of(connection.execute, lane))
+        flags = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC)
+        connection.execute(SQL["revive"], (now, now, flags, rid))
+        rows.make_ready(lane, now, rid)
     return len(dead)
 
 

@@ -51,21 +51,22 @@ class Watch:
         self._poke.set()
 
     def _run(self) -> None:
-        connection = self._connect()
+        connection: sqlite3.Connection | None = None
         version, quiet = -1, 0
-        try:
-            while not self._closed:
-                try:
-                    (newest,) = connection.execute("PRAGMA data_version").fetchone()
-                    if newest != version or self._look:
-                        version, quiet, self._look = newest, 0, False
-                        self._ring(connection)
-                except sqlite3.Error as e:  # the slow look behind every wait finds the truth meanwhile
-                    log.warning("sqlite.watch: %s", e)
-                quiet += 1
-                self._poke.wait(None if not self._bells else QUICK_S if quiet < QUICK_ROUNDS else SLOW_S)
-                self._poke.clear()
-        finally:
+        while not self._closed:
+            try:
+                connection = connection or self._connect()
+                (newest,) = connection.execute("PRAGMA data_version").fetchone()
+                if newest != version or self._look:
+                    version, quiet, self._look = newest, 0, False
+                    self._ring(connection)
+            except sqlite3.Error as e:  # the slow look behind every wait finds the truth meanwhile
+                log.warning("sqlite.watch: %s", e)
+                self._look = True
+            quiet += 1
+            self._poke.wait(None if not self._bells else QUICK_S if quiet < QUICK_ROUNDS else SLOW_S)
+            self._poke.clear()
+        if connection is not None:
             connection.close()
 
     def _ring(self, connection: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ from culm.commit import Commit
 from culm.job import Job
 from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Succeeded
 from culm.store import Absent
-from culm.testing.conformance.bench import Bench, expect
+from culm.testing.conformance.bench import Bench, expect, held
 from culm.testing.conformance.suite import case
 
 
@@ -62,6 +62,17 @@ async def an_id_is_free_again_once_its_job_is_gone(bench: Bench) -> None:  # I9
     bench.clock.advance(ms=1_000)
     await bench.sweep()
     await bench.send(Job(id="a", task="other"))
+    expect((await bench.take("a")).attempt, 1, "a new job")
+
+
+@case
+async def a_job_kept_for_no_time_may_send_itself_anew_with_its_end(bench: Bench) -> None:  # I1
+    await bench.send(Job(id="a", task="t"))
+    delivery = await bench.take("a")
+    commit = Commit(fence=held(delivery), outcome=Succeeded(), keep_ms=0, send=(Job(id="a", task="t", after_ms=50),))
+    expect(await bench.commit(commit), "applied")
+    expect((await bench.state("a"), await bench.claim_ids()), ("open", []), "what was accepted is there, for later")
+    bench.clock.advance(ms=50)
     expect((await bench.take("a")).attempt, 1, "a new job")
 
 

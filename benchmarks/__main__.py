@@ -1,0 +1,166 @@
+"""`python -m benchmarks [--rounds 5] [--json FILE]`: culm beside its raw ceilings, round by round, so that both meet the same machine.
+
+A ratio is taken within a round; the table shows the median of the ratios, with the least and the greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HUEY_N = 10_000
+
+
+def one(workload: str, url: str = "memory://") -> dict[str, float]:
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.one", workload], env={**os.environ, "CULM_URL": url}, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise SystemExit(f"{workload} on {url} failed:\n{result.stderr[-2000:]}")
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def drain(url: str, task: str, workers: int) -> float:
+    """Jobs per second, from the common start to the last commit, with the jobs queued before."""
+    env = {**os.environ, "CULM_URL": url}
+    queue = f"import asyncio; from benchmarks.tasks import app, {task} as t; asyncio.run(app.enqueue_many(t.bind(i) for i in range(100_000)))"
+    subprocess.run([sys.executable, "-c", queue], env=env, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.one", "drain"]
+    children = [subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    ends = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+    done = sum(e["done"] for e in ends)
+    if done < 100_000:
+        raise SystemExit(f"the drain ended after {done} of 100,000 jobs")
+    return float(done / (max(e["ended"] for e in ends) - min(e["started"] for e in ends)))
+
+
+def huey(folder: Path) -> float:
+    """Jobs per second of huey's consumer, from its first run to its last."""
+    stamps = folder / "stamps"
+    env = {**os.environ, "HUEY_DB": str(folder / "huey.db"), "HUEY_STAMPS": str(stamps), "HUEY_N": str(HUEY_N)}
+    subprocess.run([sys.executable, "-m", "benchmarks.huey_peer"], env=env, check=True)
+    consumer = [str(Path(sys.executable).parent / "huey_consumer"), "benchmarks.huey_peer.huey", "-k", "thread", "-w", "8", "-d", "0.005", "-q", "-n"]
+    child = subprocess.Popen(consumer, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and (not stamps.exists() or stamps.read_bytes().count(b"\n") < HUEY_N):
+            time.sleep(0.1)
+    finally:
+        child.kill()
+        child.wait()
+    times = [float(line) for line in stamps.read_text(encoding="ascii").split()]
+    if len(times) < HUEY_N:
+        raise SystemExit(f"huey ran {len(times)} of {HUEY_N} tasks in two minutes")
+    return len(times) / (max(times) - min(times))
+
+
+def first_job(folder: Path) -> dict[str, float]:
+    """Seconds from exec of `culm worker` to its first job's end, beside the import of what it depends on; idle memory of both."""
+    url = f"sqlite:///{folder}/start.db"
+    env = {**os.environ, "CULM_URL": url}
+    imports = "import typer, msgspec, uvloop, asyncio, sqlite3"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", imports], check=True)
+    import_s = time.perf_counter() - started
+    rss = f"{imports}\nprint(int(open('/proc/self/statm').read().split()[1]) * 4)"
+    import_kib = int(subprocess.run([sys.executable, "-c", rss], check=True, capture_output=True, text=True).stdout)
+    send = "import asyncio; from benchmarks.tasks import kept; print(asyncio.run(kept.enqueue(1)).id)"
+    job_id = subprocess.run([sys.executable, "-c", send], env=env, check=True, capture_output=True, text=True).stdout.strip()
+    import sqlite3
+
+    started = time.perf_counter()
+    child = subprocess.Popen([sys.executable, "-m", "culm", "worker", "benchmarks.tasks:app"], env=env, stderr=subprocess.DEVNULL)
+    try:
+        connection = sqlite3.connect(folder / "start.db")
+        while connection.execute("SELECT ended FROM jobs WHERE id = ?", (job_id,)).fetchone() == (None,):
+            time.sleep(0.001)
+        took = time.perf_counter() - started
+        connection.close()
+        time.sleep(0.5)
+        kib = int(Path(f"/proc/{child.pid}/statm").read_text(encoding="ascii").split()[1]) * 4
+    finally:
+        child.terminate()
+        child.wait()
+    return {"first_job_s": took, "imports_s": import_s, "idle_mib": kib / 1024, "imports_mib": import_kib / 1024}
+
+
+Row = tuple[str, str, float, float]  # what, beside what, figure, ceiling
+
+
+def one_round(folder: Path) -> list[Row]:
+    rows: list[Row] = []
+    bare = one("bare_loop")["per_s"]
+    rows.append(("memory: drain", "bare loop", one("drain")["per_s"], bare))
+    for name in ("enqueue_one", "callers_100", "enqueue_many"):
+        rows.append((f"memory: {name}", "bare loop", one(name)["per_s"], bare))
+    for sync, durability in (("FULL", "full"), ("NORMAL", "relaxed")):
+        raw = {k: one(f"{k}_{sync}")["per_s"] for k in ("insert_1", "insert_100", "take_100")}
+
+        def url(n: int, durability: str = durability, sync: str = sync) -> str:
+            return f"sqlite:///{folder}/{sync}-{n}.db?durability={durability}"
+
+        rows.append((f"SQLite {sync}: enqueue_one", "transactions of 1", one("enqueue_one", url(1))["per_s"], raw["insert_1"]))
+        rows.append((f"SQLite {sync}: callers_100", "transactions of 100", one("callers_100", url(2))["per_s"], raw["insert_100"]))
+        rows.append((f"SQLite {sync}: enqueue_many", "transactions of 100", one("enqueue_many", url(3))["per_s"], raw["insert_100"]))
+        rows.append((f"SQLite {sync}: drain, keep=0", "claim and delete by 100", drain(url(4), "gone", 1), raw["take_100"]))
+        rows.append((f"SQLite {sync}: drain, kept", "claim and delete by 100", drain(url(5), "kept", 1), raw["take_100"]))
+        rows.append((f"SQLite {sync}: drain, 2 workers", "claim and delete by 100", drain(url(6), "gone", 2), raw["take_100"]))
+    drained = next(figure for what, _, figure, _ in rows if what == "SQLite FULL: drain, keep=0")
+    rows.append(("SQLite FULL: drain, keep=0", "huey on SQLite", drained, huey(folder)))
+    rows.append(("memory: drain", "SQLite FULL: drain", rows[0][2], drained))
+    return rows
+
+
+def single_figures(folder: Path) -> dict[str, float]:
+    found = {f"memory round trip {k}": v for k, v in one("round_trip").items()}
+    found |= {f"SQLite FULL round trip {k}": v for k, v in one("round_trip", f"sqlite:///{folder}/rt.db").items()}
+    found |= {f"memory in flight {k}": v for k, v in one("in_flight").items()}
+    return found | first_job(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    rounds: list[list[Row]] = []
+    singles: list[dict[str, float]] = []
+    for n in range(asked.rounds):
+        print(f"round {n + 1} of {asked.rounds} ...", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(dir=os.environ.get("CULM_BENCH_DIR")) as folder:
+            rounds.append(one_round(Path(folder)))
+            singles.append(single_figures(Path(folder)))
+    table = []
+    print(f"{'culm':34s} {'beside':26s} {'culm /s':>10s} {'beside /s':>10s}  ratio (least-greatest)")
+    for cells in zip(*rounds, strict=True):
+        ratios = sorted(figure / ceiling for _, _, figure, ceiling in cells)
+        figure, ceiling = (statistics.median(c[k] for c in cells) for k in (2, 3))  # type: ignore[misc]  # columns 2 and 3 are floats
+        table.append({"what": cells[0][0], "beside": cells[0][1], "per_s": figure, "beside_per_s": ceiling, "ratios": ratios})
+        print(f"{cells[0][0]:34s} {cells[0][1]:26s} {figure:10,.0f} {ceiling:10,.0f}  {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+    figures = {k: statistics.median(s[k] for s in singles) for k in singles[0]}
+    print()
+    for name, value in figures.items():
+        print(f"{name:34s} {value:12,.3f}")
+    result = json.dumps({"rounds": asked.rounds, "table": table, "figures": figures})
+    if asked.json:
+        asked.json.write_text(result + "\n", encoding="utf-8")
+    else:
+        print("\n" + result)
+
+
+if __name__ == "__main__":
+    main()

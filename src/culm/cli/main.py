@@ -1,0 +1,247 @@
+"""The command line. Exit codes: 0; 1 failed; 2 usage; 78 configuration. Whatever was wrong is one line on stderr, never a traceback.
+
+Every command takes MODULE:APP first where it has one, and `--url` to say the store's address itself; a command that only asks
+the store may leave both out: then it is $CULM_URL, else culm.db beside the nearest pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from culm.cli import asking
+from culm.cli.output import Exit, Quit, say, say_json, warn
+from culm.cli.target import load_app, store_app
+from culm.errors import ConfigError, CulmError
+
+cli = typer.Typer(
+    help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
+    "  culm enqueue shop.tasks:app shop.tasks.add 1 2 --wait 10",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="where the App is, such as shop.tasks:app")]
+JobId = Annotated[list[str], typer.Argument(metavar="[MODULE:APP] ID", help="the job, and the app whose store has it")]
+Url = Annotated[str | None, typer.Option("--url", "-u", metavar="URL", help="the store's address, instead of the app's or $CULM_URL")]
+Json = Annotated[bool, typer.Option("--json", help="machine output")]
+Seconds = float
+
+# A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+@cli.command()
+def worker(
+    app: AppName,
+    queue: Annotated[list[str] | None, typer.Option("--queue", "-q", help="serve this queue; may be repeated [all of the app]")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", help="attempts at once, in each process")] = 100,
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, max=1000, help="worker processes")] = 1,
+    lease: Annotated[Seconds, typer.Option(help="seconds of silence after which a worker has lost its jobs")] = 30.0,
+    heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
+    grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
+    url: Url = None,
+) -> int:
+    """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
+
+    \b
+    Example:
+      culm worker shop.tasks:app -q mail -c 100 --processes 2
+    """
+    from culm.worker import process
+
+    ready = process.attach()
+    process.log_to_stderr()
+    if processes > 1:
+        with asking.usage():
+            return _supervise(app, queue or [], concurrency, processes, lease, heartbeat, grace, url)
+    loaded = load_app(app, url)
+    with asking.usage():
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, lease=lease, heartbeat=heartbeat, grace=grace)
+    if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
+        raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
+    return process.run_worker(loaded, it, title=app, grace=grace, ready=ready)
+
+
+def _supervise(
+    app: str, queues: list[str], concurrency: int, processes: int, lease: float, heartbeat: float, grace: float, url: str | None
+) -> int:
+    from culm.duration import to_ms
+    from culm.worker.supervisor import Supervisor
+
+    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1", f"--concurrency={concurrency}"]
+    command += [f"--queue={q}" for q in queues]
+    command += [f"--lease={lease}", f"--heartbeat={heartbeat}", f"--grace={grace}"]
+    command += [] if url is None else [f"--url={url}"]
+    return Supervisor(command, processes=processes, grace_s=to_ms(grace, "grace") / 1000).run()
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an argument
+def enqueue(
+    app: AppName,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="the task's name")],
+    args: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="JSON, or name=JSON")] = None,
+    queue: Annotated[str | None, typer.Option(help="instead of the task's own")] = None,
+    priority: Annotated[int | None, typer.Option(help="0 to 9, the highest first")] = None,
+    delay: Annotated[Seconds | None, typer.Option(help="seconds before it can start")] = None,
+    at: Annotated[str | None, typer.Option(metavar="ISO", help="instant before which it cannot start, with its time zone")] = None,
+    expires: Annotated[Seconds | None, typer.Option(help="seconds within which it must start")] = None,
+    timeout: Annotated[Seconds | None, typer.Option(help="seconds that an attempt may run")] = None,
+    deadline: Annotated[Seconds | None, typer.Option(help="seconds within which it must end")] = None,
+    keep: Annotated[Seconds | None, typer.Option(help="seconds that its end is remembered")] = None,
+    retry: Annotated[int | None, typer.Option(help="retries after the first attempt")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="the same id is the same job, however often it is sent")] = None,  # noqa: A002  # the option's name
+    wait: Annotated[Seconds | None, typer.Option(metavar="SECONDS", help="await its result, so long at most")] = None,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Send a job and print its id. Arguments are JSON, checked against the task's signature.
+
+    \b
+    Example:
+      culm enqueue shop.tasks:app shop.tasks.send_mail '"ada@example.com"' subject='"hi"' --delay 60
+    """
+    given: dict[str, Any] = {
+        "queue": queue, "priority": priority, "delay": delay, "at": at, "expires": expires,
+        "timeout": timeout, "deadline": deadline, "keep": keep, "retry": retry, "id": id,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    return asyncio.run(asking.enqueue(app, task, args or [], url=url, options=options, wait=wait, as_json=json))
+
+
+@cli.command()
+def result(
+    job: JobId,
+    timeout: Annotated[Seconds | None, typer.Option(help="seconds to wait at most [as long as it takes]")] = None,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Await a job's end and print its result as JSON; exit 1 when it ended otherwise, or not in time.
+
+    \b
+    Example:
+      culm result shop.tasks:app order-42 --timeout 10
+    """
+    app, job_id = _job(job, url)
+    return asyncio.run(asking.result(app, job_id, timeout=timeout, as_json=json))
+
+
+@cli.command()
+def status(job: JobId, url: Url = None, json: Json = False) -> int:
+    """Print what the store knows of a job.
+
+    \b
+    Example:
+      culm status shop.tasks:app order-42 --json
+    """
+    app, job_id = _job(job, url)
+    return asyncio.run(asking.status(app, job_id, as_json=json))
+
+
+@cli.command()
+def cancel(job: JobId, url: Url = None, json: Json = False) -> int:
+    """Cancel a job: at once while it is queued, with its worker's next heartbeat while it runs.
+
+    \b
+    Example:
+      culm cancel --url sqlite:///culm.db order-42
+    """
+    app, job_id = _job(job, url)
+    return asyncio.run(asking.cancel(app, job_id, as_json=json))
+
+
+@cli.command()
+def queues(
+    app: Annotated[str | None, typer.Argument(metavar="[MODULE:APP]", help="the app whose store to ask")] = None,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Print how many jobs each queue has.
+
+    \b
+    Example:
+      culm queues shop.tasks:app
+    """
+    return asyncio.run(asking.queues(store_app(app, url), as_json=json))
+
+
+@cli.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="the tree to read [the project's own]")] = None,
+    kill: Annotated[bool, typer.Option("--kill", help="kill a worker with SIGKILL half-way")] = False,
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, max=100, help="worker processes")] = 2,
+    store: Annotated[Path | None, typer.Option("--store", metavar="PATH", help="the store's file [a new one]")] = None,
+    json: Json = False,
+) -> int:
+    """Read every file of a tree in worker processes, join the results into a report, and prove that each was committed once.
+
+    \b
+    Example:
+      culm demo --kill
+    """
+    from culm.cli.demo import Demo
+
+    return Demo(folder, kill=kill, processes=processes, store=store, as_json=json).run()
+
+
+@cli.command()
+def version(json: Json = False) -> int:
+    """Print the version.
+
+    \b
+    Example:
+      culm version --json
+    """
+    import platform
+    import sqlite3
+
+    from culm import __version__
+
+    if json:
+        say_json({"culm": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version})
+    else:
+        say(f"culm {__version__}")
+    return Exit.OK
+
+
+def _job(words: list[str], url: str | None) -> tuple[Any, str]:
+    if len(words) > 2:
+        raise Quit(f"expected [MODULE:APP] ID, got {len(words)} words: {' '.join(words)}", Exit.USAGE)
+    return store_app(words[0] if len(words) == 2 else None, url), words[-1]
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """One command; returns its exit code."""
+    try:
+        code = cli(args=arguments or ["--help"], prog_name="culm", standalone_mode=False)
+    except UsageError as e:
+        return _refuse(e.format_message(), Exit.USAGE)
+    except Quit as e:
+        return _refuse(str(e), e.code)
+    except ConfigError as e:
+        return _refuse(str(e), Exit.CONFIG)
+    except CulmError as e:
+        return _refuse(str(e), Exit.FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _refuse(message: str, code: Exit) -> int:
+    warn(f"culm: {message}")
+    return code

@@ -1,0 +1,154 @@
+"""Real processes on one SQLite file, and what may happen to them. Every child has its own process group, and none survives `close`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.crash import records
+from tests.crash.history import History, Row
+from tests.crash.records import Boot, Fault, Journal, now
+
+ROOT = Path(__file__).parents[2]
+STATES = {1: "succeeded", 2: "failed", 3: "cancelled", 4: "expired", 5: "lost", None: "unfinished"}
+
+
+class Cluster:
+    def __init__(self, folder: Path) -> None:
+        self.db = folder / "jobs.db"
+        self.journal_path = folder / "journal"
+        self.journal = Journal(self.journal_path)
+        self.url = f"sqlite:///{self.db}?ledger=on"
+        self._log = (folder / "log").open("ab")
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for child in self.children:
+            _signal(child, signal.SIGKILL)
+        for child in self.children:
+            child.wait()
+        self._log.close()
+        self.journal.close()
+
+    # -- processes ----------------------------------------------------------------------------------------------------------
+
+    def worker(self, *, concurrency: int) -> subprocess.Popen[bytes]:
+        return self._spawn("tests.crash.work", str(concurrency))
+
+    def client(self, first: int, last: int, seed: int) -> subprocess.Popen[bytes]:
+        return self._spawn("tests.crash.client", str(first), str(last), str(seed))
+
+    def _spawn(self, module: str, *args: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "CULM_URL": self.url, "CULM_JOURNAL": str(self.journal_path), "PYTHONPATH": str(ROOT)}
+        child = subprocess.Popen([sys.executable, "-m", module, *args], env=env, cwd=ROOT, stderr=self._log, start_new_session=True)
+        self.children.append(child)
+        return child
+
+    def booted(self, child: subprocess.Popen[bytes]) -> None:
+        """Wait until that worker runs."""
+        wait_for(
+            lambda: any(b.pid == child.pid for b in records.of(Boot, records.read(self.journal_path))), "a worker to boot", child=child
+        )
+
+    def terminate(self, children: list[subprocess.Popen[bytes]]) -> list[int]:
+        """Stop them gracefully; their exit codes."""
+        for child in children:
+            _signal(child, signal.SIGTERM)
+        return [child.wait(timeout=15) for child in children]
+
+    # -- faults -------------------------------------------------------------------------------------------------------------
+
+    def kill(self, child: subprocess.Popen[bytes]) -> int:
+        """SIGKILL; returns how many jobs it held. It is stopped first, so that what it held can be counted."""
+        _signal(child, signal.SIGSTOP)
+        held = self.held_by(child)
+        _signal(child, signal.SIGKILL)
+        child.wait()
+        self.journal.write(Fault("kill", child.pid, held, now()))
+        return held
+
+    def pause(self, child: subprocess.Popen[bytes]) -> bool:
+        """SIGSTOP; False: it has ended."""
+        _signal(child, signal.SIGSTOP)
+        return child.poll() is None
+
+    def freeze(self, child: subprocess.Popen[bytes]) -> int:
+        """SIGSTOP, but not in the middle of a transaction: that would stop everybody, and only prove that SQLite has one lock."""
+        while True:
+            _signal(child, signal.SIGSTOP)
+            if self._can_write():
+                break
+            _signal(child, signal.SIGCONT)
+            time.sleep(0.003)
+        held = self.held_by(child)
+        self.journal.write(Fault("stop", child.pid, held, now()))
+        return held
+
+    def thaw(self, child: subprocess.Popen[bytes]) -> None:
+        _signal(child, signal.SIGCONT)
+
+    # -- looking ------------------------------------------------------------------------------------------------------------
+
+    def held_by(self, child: subprocess.Popen[bytes]) -> int:
+        name = next((b.worker for b in records.of(Boot, records.read(self.journal_path)) if b.pid == child.pid), None)
+        if name is None:
+            return 0
+        return self.ask("SELECT count(*) FROM held h JOIN leases l ON l.lid = h.lid WHERE l.lease LIKE ?", f"{name}/%")
+
+    def unfinished(self) -> int:
+        return self.ask("SELECT count(*) FROM jobs WHERE ended IS NULL")
+
+    def finished(self) -> int:
+        return self.ask("SELECT count(*) FROM ledger")
+
+    def ask(self, sql: str, *values: object) -> int:
+        with closing(sqlite3.connect(self.db, timeout=5)) as connection:
+            found: int = connection.execute(sql, values).fetchone()[0]
+            return found
+
+    def _can_write(self) -> bool:
+        with closing(sqlite3.connect(self.db, timeout=0.3, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
+    def log(self) -> str:
+        self._log.flush()
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def history(self) -> History:
+        with closing(sqlite3.connect(self.db)) as connection:
+            ledger = [Row(i, lease) for i, lease in connection.execute("SELECT id, lease FROM ledger")]
+            states = {i: STATES[ended] for i, ended in connection.execute("SELECT id, ended FROM jobs")}
+        return History(records.read(self.journal_path), ledger, states, fenced=self.log().count("commit.fenced"))
+
+
+def wait_for(done: Callable[[], bool], what: str, *, for_s: float = 30.0, child: subprocess.Popen[bytes] | None = None) -> None:
+    """Poll what other processes do; they have no signal for us."""
+    ends_at = now() + for_s
+    while not done():
+        if child is not None and child.poll() is not None:
+            raise AssertionError(f"waited for {what}, but that process ended with {child.returncode}")
+        if now() > ends_at:
+            raise AssertionError(f"waited {for_s:g} s for {what}")
+        time.sleep(0.01)
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, number)
