@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary
 
 from culm.batch import Answer, Gatherer
@@ -24,7 +25,7 @@ from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store
 from culm.sync import Portal
-from culm.task import AnyTask, Bound, Task, join_send, make_job
+from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job
 
 if TYPE_CHECKING:
     from culm.worker.worker import Worker, WorkerOptions
@@ -71,13 +72,13 @@ class App:
     # -- tasks --------------------------------------------------------------------------------------------------------------
 
     @overload
-    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     @overload
     def task(self, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
 
-    def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
+    def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> Any:
         """Make a function a task; plain, or with a name and options.
 
         Args:
@@ -88,18 +89,19 @@ class App:
             DuplicateTask: the name is taken. ConfigError: an annotation is no type that travels.
             TypeError, ValueError: an option is unknown, of a wrong type, or out of range.
         """
-        if fn is not None:
-            return self._register(fn, name, {})
-        _check_options(options)
-        return lambda function: self._register(function, name, options)
+        given = cast("dict[str, Any]", options)
+        _check_options(given)
+        return self._register(fn, name, given) if fn is not None else lambda function: self._register(function, name, given)
 
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> AnyTask:
         name = check_name(name if name is not None else _default_name(fn), "task name")
         if name in self.tasks:
             raise DuplicateTask(f"task {name!r} is registered already, by {_where(self.tasks[name].fn)}; give one of them another name=")
-        retry = as_retry(options.pop("retry", None))
-        task: AnyTask = Task(
-            self, fn, name=name, signature=Signature(fn, task=name), options=changed(Options(), options, TaskOptions), retry=retry
+        retry = as_retry(options.get("retry"))
+        others = {n: value for n, value in options.items() if n != "retry"}
+        kind = AsyncTask if inspect.iscoroutinefunction(fn) else Task
+        task: AnyTask = kind(
+            self, fn, name=name, signature=Signature(fn, task=name), options=changed(Options(), others, TaskOptions), retry=retry
         )
         self.tasks[name] = task
         return task
@@ -199,7 +201,7 @@ class _Decorator:
     """What `@app.task(...)` returns: for the type checker only."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Any: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
 
@@ -63,9 +63,9 @@ class Task(Generic[P, R]):
         self.__name__ = getattr(fn, "__name__", name)
         self.__doc__ = fn.__doc__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """The plain function: no job, no store. What it returns is what it returns: a coroutine, if it is `async def`."""
-        return self.fn(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain function: no job, no store."""
+        return cast("R", self.fn(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -77,12 +77,12 @@ class Task(Generic[P, R]):
 
         return SyncTask(self)
 
-    def using(self, **options: Unpack[JobOptions]) -> Task[P, R]:
+    def using(self, **options: Unpack[JobOptions]) -> Self:
         """This task with other options: `send.using(delay=60, priority=9).enqueue(...)`.
 
         Raises TypeError (unknown option, wrong type) and ValueError (out of range), each naming the option.
         """
-        return Task(
+        return type(self)(
             self.app,
             self.fn,
             name=self.name,
@@ -119,6 +119,14 @@ class Task(Generic[P, R]):
         """Enqueue one job per item, for tasks of one argument; as `app.enqueue_many` does."""
         task = self
         return cast("list[Handle[R]]", await self.app.enqueue_many(task.bind(item) for item in items))
+
+
+class AsyncTask(Task[P, R]):
+    """A task that is `async def`: called plainly it returns the coroutine of its result."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]  # else all as a Task
+        """The plain coroutine: no job, no store."""
+        return cast("Coroutine[Any, Any, R]", self.fn(*args, **kwargs))
 
 
 def make_job(bound: Bound[Any], job_id: str) -> Job:

@@ -27,6 +27,7 @@ from culm.cli.demo_tasks import Forked, Pace, Report
 from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.target import working_folder
 from culm.handle import Handle
+from culm.store import WorkerInfo
 from culm.worker.process import PARENT
 
 CONCURRENCY = 4
@@ -54,6 +55,7 @@ class Demo:
         self._as_json = as_json
         self._killed: tuple[int, ...] = ()
         self._started = 0.0
+        self._others: set[str] = set()  # workers that an older store knew before ours
 
     def run(self) -> int:
         """Raises Quit (no such folder, workers that do not start) and ConfigError (the store's file)."""
@@ -68,10 +70,13 @@ class Demo:
             return asyncio.run(self._main())
         finally:
             self._screen.close()
+            with contextlib.suppress(OSError):
+                home.rmdir()  # if nothing came of it
 
     async def _main(self) -> int:
         app = demo_tasks.app
         async with app:  # makes the file, so that what is wrong with it is said here
+            self._others = {w.id for w in await app.store.workers()}
             with self._workers() as supervisor:
                 await self._up(supervisor)
                 root = await self._send()
@@ -99,12 +104,15 @@ class Demo:
     async def _up(self, supervisor: subprocess.Popen[bytes]) -> None:
         self._screen.say(f"{self._processes} worker process{'es' * (self._processes > 1)}, store {self._path}")
         began = time.monotonic()
-        while len(await demo_tasks.app.store.workers()) < self._processes:
+        while len(await self._ours()) < self._processes:
             self._check(supervisor)
             if time.monotonic() - began > START_WITHIN_S:
                 raise Quit(f"the workers did not start within {START_WITHIN_S:g} s; see {self._log}")
             await asyncio.sleep(0.02)
         self._screen.say(f"workers are up after {time.monotonic() - began:.1f} s; reading {self._folder}")
+
+    async def _ours(self) -> list[WorkerInfo]:
+        return sorted((w for w in await demo_tasks.app.store.workers() if w.id not in self._others), key=lambda w: w.pid)
 
     def _check(self, supervisor: subprocess.Popen[bytes]) -> None:
         if supervisor.poll() is not None:
@@ -122,6 +130,7 @@ class Demo:
         """Show what goes on until the report is there; kill when it is time."""
         forked: Forked | None = None
         look = asyncio.ensure_future(root.result())
+        report: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         try:
             while True:
                 await asyncio.wait([look], timeout=LOOK_S)
@@ -140,6 +149,7 @@ class Demo:
                     return forked, report.result()
         finally:
             look.cancel()
+            report.cancel()
 
     async def _progress(self, forked: Forked | None) -> Progress:
         store = demo_tasks.app.store
@@ -150,14 +160,13 @@ class Demo:
             seconds=time.monotonic() - self._started,
             done=0 if total is None else max(0, total - left),
             total=total,
-            workers=sorted(await store.workers(), key=lambda w: w.pid),
+            workers=await self._ours(),
             killed=self._killed,
             phase="walking" if total is None else "",
         )
 
     async def _murder(self, root: str, progress: Progress) -> None:
         """SIGKILL to the worker that holds the most files; it is frozen first, so that what we say of it is true."""
-        store = demo_tasks.app.store
         for victim in await _busiest(root):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGSTOP)
@@ -165,10 +174,9 @@ class Demo:
                 os.kill(victim, signal.SIGKILL if holds else signal.SIGCONT)
                 if holds:
                     self._killed = (victim,)
-                    left = len(await store.workers()) - 1
                     self._screen.say(
-                        f"killed worker pid {victim} with SIGKILL at {progress.done}/{progress.total} files, while it held {holds}; "
-                        f"{left} left, their leases end within {LEASE_S:g} s"
+                        f"killed worker pid {victim} with SIGKILL at {progress.done}/{progress.total} files; it held {holds}, "
+                        f"whose leases run out within {LEASE_S:g} s"
                     )
                     return
 
@@ -214,7 +222,7 @@ class Demo:
         yield from (f"           {failure}" for failure in report.failures[:10])
         yield f"took       {took:.2f} s: {proof.files / took:,.0f} files/s, {report.bytes / 1e6 / took:,.1f} MB/s"
         if self._killed:
-            yield f"killed     pid {self._killed[0]}; {proof.rerun} jobs were run again"
+            yield f"killed     pid {self._killed[0]}; {proof.rerun} jobs that it held were taken over and run again"
         if proof.holds:
             yield f"ledger     each of {proof.committed:,} files was committed exactly once"
         yield f"store      {self._path}"

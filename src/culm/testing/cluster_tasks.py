@@ -18,7 +18,7 @@ from culm.errors import Reject
 from culm.handle import Handle
 from culm.retry import Retry
 from culm.task import Task, when
-from culm.testing.cluster_check import Awaits, Began, History
+from culm.testing.cluster_history import Awaits, Began, History
 
 HISTORY: ContextVar[History] = ContextVar("culm_history")
 

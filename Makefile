@@ -1,0 +1,48 @@
+# make demo    set up a private environment and run the main job
+# make check   the quick loop: lint, types, tests that need no server, under a minute
+# make test    everything
+# make bench   measure, beside the raw ceilings of this machine
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo check test bench lint types clean
+
+demo: $(VENV)/.installed
+	$(BIN)/culm demo $(ARGS)
+
+check: lint types
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test: lint types
+	CULM_TESTS=full $(BIN)/python -m pytest -n 2 --durations=15 $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

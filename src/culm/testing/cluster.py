@@ -1,0 +1,296 @@
+"""The simulated cluster: the real worker, gatherer, heart and codec, several nodes of them, on one virtual-time loop over one store.
+
+`simulate(seed)` plays what `cluster_plan.draw(seed)` says, heals, waits until all is quiet, and lets `cluster_check` judge the
+history. A violation names the invariant, and the line that plays the same run again: `python -m culm.testing.cluster SEED`.
+A node is a process: it has an App, a way to the store (`Faulty`) and a wall clock of its own, and can be killed or stalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+from msgspec import Struct
+
+from culm.app import App
+from culm.errors import IdConflict, PartlySent, StoreError
+from culm.handle import Handle
+from culm.stores.tables import Tables
+from culm.testing.cluster_check import Violation, check
+from culm.testing.cluster_history import History, Note, Observed
+from culm.testing.cluster_plan import BEAT_MS, CLIENTS, GRACE_MS, HEAL_MS, LEASE_MS, POLL_MS, Cancel, Plan, Send, Strike, Watch, draw
+from culm.testing.cluster_tasks import HISTORY, equip
+from culm.testing.faults import CALM, DriftingClock, Faulty, VirtualClock
+from culm.testing.faults import Plan as Faults
+from culm.testing.virtual_loop import VirtualLoop, run
+from culm.worker.worker import Worker
+
+QUIET_MS = 8_000  # lease, largest pause and slowest call, and a margin; then nothing may be left
+RARE_QUIET_MS = 90_000  # a job that few workers know is offered every five seconds
+OUT = Faults(before=0.5, after=1.0)
+DAY_MS = 86_400_000
+
+
+class Node(Struct):
+    name: str
+    app: App
+    way: Faulty
+    worker: Worker | None = None
+    knows_rare: bool = True
+    leaving: bool = False
+
+
+class Played(Struct):
+    """A run that broke nothing."""
+
+    plan: Plan
+    notes: list[Note]
+    tally: Counter[str]  # what happened in it, and how often, so that a set of runs can be refused as vacuous
+
+
+class Cluster:
+    def __init__(self, loop: VirtualLoop, plan: Plan, tables: type[Tables]) -> None:
+        self.plan = plan
+        self.clock = VirtualClock(loop)
+        self.history = History(self.clock)
+        self.store = Observed(self.clock, self.history, tables)
+        self.tally: Counter[str] = Counter()
+        self._loop = loop
+        self._clients = [self._node(f"c{i}", lies=True) for i in range(CLIENTS)]
+        self._workers: list[Node] = []
+        self._asked: list[tuple[str, asyncio.Task[None]]] = []  # what living nodes must bring to an end
+        self._stalled_until = 0
+        self._healed = False
+
+    async def play(self) -> Played:
+        HISTORY.set(self.history)
+        for _ in range(self.plan.workers):
+            await self._start_worker()
+        for send in self.plan.sends:
+            self._at(send.at_ms, self._clients[send.client], self._send(self._clients[send.client], send))
+        for cancel in self.plan.cancels:
+            self._at(cancel.at_ms, self._clients[cancel.client], self._cancel(self._clients[cancel.client], cancel))
+        for watch in self.plan.watches:
+            self._at(watch.at_ms, self._clients[watch.client], self._watch(self._clients[watch.client], watch))
+        strikes = [self._loop.create_task(self._strike(s)) for s in self.plan.strikes]
+        await asyncio.sleep(HEAL_MS / 1000)
+        await self._heal()
+        await asyncio.gather(*strikes)
+        await self._quiet()
+        await self._stop_all()
+        self._tally()
+        check(self.plan, self.history.notes, self.store.tables, left=self._left())
+        return Played(self.plan, self.history.notes, self.tally)
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------------
+
+    def _node(self, name: str, *, knows_rare: bool = True, lies: bool = False, crash: Any = None) -> Node:
+        seed = self.plan.seed
+        faults = self.plan.faults if crash is None else Faults(crash=crash)
+        way = Faulty(self.store, Random(f"{seed}/{name}"), faults)
+        clock = DriftingClock(self.clock, Random(f"{seed}/{name}/clock"), every_ms=1_500)
+        app = App(store=way, clock=clock, rng=Random(f"{seed}/{name}/app"))
+        equip(app, knows_rare=knows_rare, lies=lies)
+        return Node(name, app, way, knows_rare=knows_rare)
+
+    async def _start_worker(self, *, knows_rare: bool = False) -> None:
+        i = len(self._workers)
+        crash = self.plan.crashes[i] if i < len(self.plan.crashes) and not self._healed else None
+        node = self._node(f"w{i}", knows_rare=knows_rare or i % 2 == 0, crash=crash)
+        self._workers.append(node)
+        if self._healed:
+            node.way.calm()
+        with self._loop.node(node.name):
+            node.worker = node.app.worker(
+                concurrency=self.plan.concurrency,
+                lease=LEASE_MS / 1000,
+                heartbeat=BEAT_MS / 1000,
+                poll=POLL_MS / 1000,
+                grace=GRACE_MS / 1000,
+                heart="loop",
+            )
+            await node.worker.start()
+        self.history.note("up", more=(node.name, node.worker.name))
+
+    def _living(self) -> list[Node]:
+        return [n for n in self._workers if n.name not in self._loop.killed and not n.leaving]
+
+    def _at(self, ms: int, node: Node, work: Coroutine[Any, Any, None]) -> None:
+        async def later() -> None:
+            try:
+                await asyncio.sleep(ms / 1000)
+                await work
+            finally:
+                work.close()
+
+        with self._loop.node(node.name):
+            self._asked.append((node.name, self._loop.create_task(later())))
+
+    # -- clients -------------------------------------------------------------------------------------------------------------
+
+    async def _send(self, client: Node, send: Send) -> None:
+        note = self.history.note
+        for spec in send.jobs:
+            note("send", spec.id, more=spec.task)
+        ids = [s.id for s in send.jobs]
+        bounds = [client.app.tasks[s.task].using(id=s.id, **s.options).bind(*s.args) for s in send.jobs]
+        try:
+            if len(bounds) == 1:
+                spec = send.jobs[0]
+                await client.app.tasks[spec.task].using(id=spec.id, **spec.options).enqueue(*spec.args)
+            else:
+                await client.app.enqueue_many(bounds)
+        except (IdConflict, PartlySent) as e:
+            for spec in send.jobs:
+                note("refused" if isinstance(e, IdConflict) or isinstance(e.__cause__, IdConflict) else "unknown", spec.id, more=spec.task)
+        except StoreError:
+            for job_id in ids:
+                note("unknown", job_id)
+        else:
+            for spec in send.jobs:
+                note("acked", spec.id, more=spec.task)
+
+    async def _cancel(self, client: Node, cancel: Cancel) -> None:
+        await Handle(client.app, cancel.job_id, None).cancel()
+        self.history.note("cancelled", cancel.job_id)
+
+    async def _watch(self, client: Node, watch: Watch) -> None:
+        """Poll until it has ended, and once more: a read never leaves a terminal state."""
+        while (found := await client.app.store.outcome(watch.job_id, for_ms=300)).__class__.__name__ != "Ended":
+            if self._healed and watch.job_id not in self.store.tables.rows:
+                return  # it was never sent
+            await asyncio.sleep(0.05)
+        self.history.note("read", watch.job_id, more=found)
+
+    # -- the nemesis ---------------------------------------------------------------------------------------------------------
+
+    async def _strike(self, strike: Strike) -> None:
+        await asyncio.sleep(strike.at_ms / 1000)
+        among = self._clients if strike.what == "kill client" else self._living()
+        among = [n for n in among if n.name not in self._loop.killed]
+        if not among:
+            return
+        node = among[strike.whom % len(among)]
+        self.history.note(strike.what, more=node.name)
+        self.tally[strike.what] += 1
+        match strike.what:
+            case "kill" | "kill client":
+                if node.worker is not None and node.worker.info().running:
+                    self.tally["kill in flight"] += 1
+                self._loop.kill(node.name)
+            case "stall":
+                self._stalled_until = max(self._stalled_until, self.clock.now_ms() + strike.for_ms)
+                self._loop.stall(node.name, for_s=strike.for_ms / 1000)
+            case "stop":
+                node.leaving = True
+                with self._loop.node(node.name):
+                    self._asked.append((node.name, self._loop.create_task(self._stop(node))))
+            case "outage":
+                node.way.plan = OUT
+                await asyncio.sleep(strike.for_ms / 1000)
+                node.way.plan = CALM if self._healed else self.plan.faults
+        if strike.what in ("kill", "stop"):
+            await asyncio.sleep(strike.for_ms / 1000)
+            await self._start_worker()
+
+    async def _stop(self, node: Node) -> None:
+        """A graceful stop; what the worker held is claimable at once, unless the store did not hear of it."""
+        assert node.worker is not None  # noqa: S101  # for the type checker
+        before = node.way.bitten.copy()
+        await node.worker.stop()
+        bitten = node.way.bitten - before
+        held = [i for i, row in self.store.tables.leased.items() if row.lease.rpartition("/")[0] == node.worker.name]
+        self.history.note("stopped", more=(node.name, held, dict(bitten)))
+
+    # -- the end -------------------------------------------------------------------------------------------------------------
+
+    async def _heal(self) -> None:
+        self._healed = True
+        self.history.note("heal")
+        for node in (*self._workers, *self._clients):
+            node.way.calm()
+        if not any(n.knows_rare for n in self._living()):
+            await self._start_worker(knows_rare=True)
+
+    async def _quiet(self) -> None:
+        """Return when nothing is left to do; or when the time for it is over, and let the check tell what is left."""
+        rare = any(s.task == "rare" for specs in self.plan.specs.values() for s in specs)
+        over = self.clock.now_ms() + (RARE_QUIET_MS if rare else QUIET_MS)
+        while self.clock.now_ms() < over and self._is_busy():
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
+
+    def _is_busy(self) -> bool:
+        return (
+            self.clock.now_ms() <= self._stalled_until
+            or any(not row.finished for row in self.store.tables.rows.values())
+            or any(not task.done() and node not in self._loop.killed for node, task in self._asked)
+            or any(n.worker is not None and (n.worker.held() or n.worker.info().running) for n in self._living())
+        )
+
+    async def _stop_all(self) -> None:
+        for node in self._living():
+            node.leaving = True
+            with self._loop.node(node.name):
+                self._asked.append((node.name, self._loop.create_task(self._stop(node))))
+        waiting = [task for node, task in self._asked if node not in self._loop.killed]
+        await asyncio.wait(waiting, timeout=60)
+
+    def _left(self) -> list[str]:
+        """Tasks of living nodes that should be over."""
+        return [f"{t.get_name()} of {t.node}" for t in self._loop.pending() if t.node]
+
+    def _tally(self) -> None:
+        for note in self.history.notes:
+            self.tally[note.what] += 1
+            if note.what == "commit":
+                self.tally[type(note.more).__name__] += 1
+            elif note.what == "claim" and note.more.expiries:
+                self.tally["expired lease"] += 1
+        for node in (*self._workers, *self._clients):
+            self.tally += node.way.bitten
+            if node.worker is not None and node.way.bitten["crash.before"] + node.way.bitten["crash.after"]:
+                self.tally["crash"] += 1
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """What the workers complain of is what the plan did to them."""
+    log = logging.getLogger("culm.worker")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
+
+
+def simulate(seed: int, *, tables: type[Tables] = Tables) -> Played:
+    """Play the run of that seed. Raises Violation; what else is raised is a bug, too, and has the seed in a note."""
+    plan = draw(seed)
+    with _in_silence():
+        return run(lambda loop: Cluster(loop, plan, tables).play(), seed=seed)
+
+
+def main(argv: list[str]) -> int:
+    """Print the history of the run of a seed."""
+    if len(argv) != 1 or not argv[0].isdecimal():
+        print("usage: python -m culm.testing.cluster SEED", file=sys.stderr)  # noqa: T201  # a command's output
+        return 64
+    try:
+        notes, verdict = simulate(int(argv[0])).notes, ""
+    except Violation as e:
+        notes, verdict = e.notes, str(e)
+    for note in notes:
+        print(note)  # noqa: T201  # a command's output
+    print(verdict or "nothing was violated")  # noqa: T201  # a command's output
+    return 1 if verdict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
