@@ -30,12 +30,13 @@ from culm.errors import (
 from culm.handle import Handle
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Succeeded
 from culm.retry import Retry
-from culm.task import Bound, Task, when
+from culm.task import AsyncTask, Bound, Task, when
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AsyncTask",
     "Attempt",
     "Bound",
     "Cancelled",

@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary
 
 from culm.batch import Answer, Gatherer
@@ -76,7 +76,7 @@ class App:
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
+    def task(self, fn: None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
 
     def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> Any:
         """Make a function a task; plain, or with a name and options.
@@ -137,7 +137,7 @@ class App:
             jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._own(b)]
             handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
             answered: asyncio.Future[Answer] = loop.create_future()
-            gatherer.post(Commit(send=tuple(jobs)), lambda _, answer, future=answered: future.set_result(answer), weight=len(jobs))  # type: ignore[misc]  # mypy infers no default of a lambda
+            gatherer.post(Commit(send=tuple(jobs)), answered.set_result, weight=len(jobs))
             posted.append((jobs, answered))
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
             if len(posted) > CHUNKS_AHEAD:
@@ -180,7 +180,7 @@ class App:
             gatherer = self._gatherers[loop] = Gatherer(self.store, client=f"app-{self.new_id()}", rng=self.rng)
         return gatherer
 
-    async def __aenter__(self) -> App:
+    async def __aenter__(self) -> Self:
         _ = self.store
         return self
 

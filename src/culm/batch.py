@@ -20,7 +20,7 @@ MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a s
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
-Then: TypeAlias = Callable[[Commit, Answer], None]
+Then: TypeAlias = Callable[[Answer], None]
 
 
 class Gatherer:
@@ -31,6 +31,9 @@ class Gatherer:
         client: names this gatherer to the store; no other gatherer may ever use the name.
         give_up_ms: how long an unanswered batch is sent again.
         rng: spreads the pauses between resends, so that clients do not return as a herd.
+
+    Attributes:
+        answered: called once for each batch, with its commits and their answers; must not raise.
     """
 
     def __init__(self, store: Store, *, client: str, give_up_ms: int = 10_000, rng: random.Random | None = None) -> None:
@@ -38,14 +41,15 @@ class Gatherer:
         self._client = client
         self._give_up_s = give_up_ms / 1000
         self._rng = rng or random.Random()
+        self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
         self._commits: list[Commit] = []
-        self._thens: list[Then] = []
+        self._thens: list[Then | None] = []
         self._weight = 0  # of those commits
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
 
-    def post(self, commit: Commit, then: Then, *, weight: int = 1) -> None:
-        """Send the commit with the next batch, and call `then` with it and its answer; `then` must not raise.
+    def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
+        """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
 
         `weight` is how many things the store writes for it: `commit.weight`.
         """
@@ -58,7 +62,7 @@ class Gatherer:
     async def submit(self, commit: Commit) -> Committed:
         """Send the commit with the next batch and await its answer. Raises StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, lambda _, answer: _resolve(future, answer), weight=weigh(commit))
+        self.post(commit, lambda answer: _resolve(future, answer), weight=weigh(commit))
         return await future
 
     async def flush(self) -> None:
@@ -72,12 +76,15 @@ class Gatherer:
                 commits, thens = self._next_batch()
                 self._number += 1
                 answers = await self._answers(commits)
-                for then, commit, answer in zip(thens, commits, answers, strict=True):
-                    then(commit, answer)
+                if self.answered is not None:
+                    self.answered(commits, answers)
+                for then, answer in zip(thens, answers, strict=True):
+                    if then is not None:
+                        then(answer)
         finally:
             self._sender = None
 
-    def _next_batch(self) -> tuple[list[Commit], list[Then]]:
+    def _next_batch(self) -> tuple[list[Commit], list[Then | None]]:
         commits, thens = self._commits, self._thens
         if self._weight <= MAX_WEIGHT:
             self._commits, self._thens, self._weight = [], [], 0

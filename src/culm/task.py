@@ -115,10 +115,10 @@ class Task(Generic[P, R]):
             return join_send(bound, attempt)
         return await send(bound, attempt)
 
-    async def map(self: Task[[A], R], items: Iterable[A]) -> list[Handle[R]]:
-        """Enqueue one job per item, for tasks of one argument; as `app.enqueue_many` does."""
-        task = self
-        return cast("list[Handle[R]]", await self.app.enqueue_many(task.bind(item) for item in items))
+    async def map(self: Callable[[A], Any], items: Iterable[A]) -> list[Handle[R]]:
+        """Enqueue one job per item, for tasks that can be called with one argument; as `app.enqueue_many` does."""
+        task = cast("Task[[A], R]", self)  # typed by what it can be called with: names and defaults do not matter
+        return cast("list[Handle[R]]", await task.app.enqueue_many(task.bind(item) for item in items))
 
 
 class AsyncTask(Task[P, R]):

@@ -56,13 +56,13 @@ async def tasks() -> None:
     assert_type(await nothing.enqueue(), Handle[None])
     assert_type(await of_any.enqueue(1, 2, three="3"), Handle[int])
     assert_type(await (await plain_async.enqueue("ada")).result(timeout=1), Receipt)
-    as_base: Task[[int], str] = def_with_options  # type: ignore[assignment]  # the parameter has a name besides
+    as_base: Task[[int], str] = def_with_options
     assert as_base is not None
 
 
 async def plain_calls() -> None:
-    assert_type(plain_async("ada"), Coroutine[Any, Any, Receipt])
-    assert_type(await plain_async("ada"), Receipt)
+    later: Coroutine[Any, Any, Receipt] = plain_async("ada")
+    assert_type(await later, Receipt)
     assert_type(await async_with_options.using(delay=1)("ada"), list[int])
     assert_type(plain_def(1), dict[str, int])
     assert_type(def_with_options.using(priority=1)(1), str)

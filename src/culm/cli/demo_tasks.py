@@ -1,4 +1,4 @@
-"""The demo's tasks: walk a tree, fork a job per file, join what came of them into a report. Any worker of `culm.cli.demo_tasks:app` runs them.
+"""The demo's tasks: walk a tree, fork a job per file, join what came of them into a report.
 
     walk ──forks──> [share of 1,000 files ──forks──>] digest of a file   (topic "hashed")
       └──join──> report, once the topic holds as many events as there are files

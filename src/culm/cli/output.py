@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from enum import IntEnum
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
-from culm.outcome import ENDINGS, FINAL, Cancelled, Expired, Failed, Lost, Outcome, Succeeded
+from culm.outcome import ENDINGS, Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried, Snoozed, Succeeded, Suspended
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
@@ -51,24 +51,22 @@ def warn(text: str) -> None:
     sys.stderr.flush()
 
 
-def plain(data: bytes) -> Any:
-    """A stored result as plain data."""
-    return msgspec.msgpack.decode(data)
-
-
 def described(outcome: Outcome) -> dict[str, Any]:
     """An outcome for machines."""
     match outcome:
         case Succeeded(value=data):
-            return {"outcome": "succeeded", "result": plain(data)}
+            return {"outcome": "succeeded", "result": msgspec.msgpack.decode(data)}
         case Failed(fault=fault):
-            return {"outcome": "failed", "error": {"type": fault.type, "message": fault.message, "trace": fault.trace}}
+            return {"outcome": "failed", "error": _fault(fault)}
         case Cancelled(reason=why) | Expired(reason=why) | Lost(reason=why):
             return {"outcome": ENDINGS[type(outcome)], "reason": why}
+        case Retried(after_ms=after, fault=fault):
+            return {"outcome": "retried", "after_ms": after, "error": _fault(fault)}
+        case Snoozed(after_ms=after_ms) | Suspended(after_ms=after_ms) | Released(after_ms=after_ms):
+            return {"outcome": type(outcome).__name__.lower(), "after_ms": after_ms}
         case _:
-            return {"outcome": type(outcome).__name__.lower(), **msgspec.to_builtins(_fields(outcome))}
+            assert_never(outcome)
 
 
-def _fields(outcome: Outcome) -> dict[str, Any]:
-    assert not isinstance(outcome, FINAL)
-    return {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+def _fault(fault: Fault) -> dict[str, str]:
+    return {"type": fault.type, "message": fault.message, "trace": fault.trace}

@@ -101,7 +101,8 @@ class Tables:
         # Every check is done: from here on, all of it happens.
         if row is not None and c.outcome is not None:
             self._end_attempt(row, c.outcome, c.keep_ms, now)
-        self._effects(c, now)
+        if c.send or c.emit or c.triggers or c.records or c.cancel:
+            self._effects(c, now)
         return "applied"
 
     def _effects(self, c: Commit, now: int) -> None:

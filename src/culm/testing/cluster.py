@@ -21,6 +21,7 @@ from msgspec import Struct
 from culm.app import App
 from culm.errors import IdConflict, PartlySent, StoreError
 from culm.handle import Handle
+from culm.store import Ended
 from culm.stores.tables import Tables
 from culm.testing.cluster_check import Violation, check
 from culm.testing.cluster_history import History, Note, Observed
@@ -147,8 +148,9 @@ class Cluster:
             else:
                 await client.app.enqueue_many(bounds)
         except (IdConflict, PartlySent) as e:
+            refused = isinstance(e, IdConflict) or isinstance(e.__cause__, IdConflict)
             for spec in send.jobs:
-                note("refused" if isinstance(e, IdConflict) or isinstance(e.__cause__, IdConflict) else "unknown", spec.id, more=spec.task)
+                note("refused" if refused else "unknown", spec.id, more=len(ids) > 1)
         except StoreError:
             for job_id in ids:
                 note("unknown", job_id)
@@ -162,7 +164,7 @@ class Cluster:
 
     async def _watch(self, client: Node, watch: Watch) -> None:
         """Poll until it has ended, and once more: a read never leaves a terminal state."""
-        while (found := await client.app.store.outcome(watch.job_id, for_ms=300)).__class__.__name__ != "Ended":
+        while not isinstance(found := await client.app.store.outcome(watch.job_id, for_ms=300), Ended):
             if self._healed and watch.job_id not in self.store.tables.rows:
                 return  # it was never sent
             await asyncio.sleep(0.05)
@@ -241,10 +243,11 @@ class Cluster:
                 self._asked.append((node.name, self._loop.create_task(self._stop(node))))
         waiting = [task for node, task in self._asked if node not in self._loop.killed]
         await asyncio.wait(waiting, timeout=60)
+        await asyncio.sleep(0.01)  # for what was cancelled to end
 
     def _left(self) -> list[str]:
         """Tasks of living nodes that should be over."""
-        return [f"{t.get_name()} of {t.node}" for t in self._loop.pending() if t.node]
+        return [f"{t.get_name()} of {t.node} at {t.get_coro()}" for t in self._loop.pending() if t.node]
 
     def _tally(self) -> None:
         for note in self.history.notes:
@@ -255,6 +258,7 @@ class Cluster:
                 self.tally["expired lease"] += 1
         for node in (*self._workers, *self._clients):
             self.tally += node.way.bitten
+            self.history.note("bitten", more=(node.name, dict(node.way.bitten)))
             if node.worker is not None and node.way.bitten["crash.before"] + node.way.bitten["crash.after"]:
                 self.tally["crash"] += 1
 

@@ -1,6 +1,380 @@
-"""stub"""
+"""Judges a run by its history alone: what was promised to clients and tasks, against what the store did and what is left in it.
+
+`lives_of` sorts the notes by job, once. Then each rule looks at one promise and is headed by the invariant that it checks
+(docs/architecture.md numbers them). A rule is written for what may happen under faults: where a fault excuses something, it says so.
+"""
+
 from __future__ import annotations
-from typing import Any
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from culm.outcome import DEAD, ENDINGS, FINAL, Cancelled, Expired, Succeeded
+from culm.stores.tables import Row, Tables
+from culm.testing.cluster_history import Awaits, Note
+from culm.testing.cluster_plan import Plan, Spec
+from culm.testing.cluster_tasks import FIRST_MS, TIMES, token_of
+
+FOREVER_MS = 30 * 86_400_000
+RETRIED = ("flaky", "slow")  # tasks with a retry policy
+
+
 class Violation(AssertionError):
-    notes: list[Any] = []
-def check(plan: Any, notes: Any, tables: Any, *, left: Any) -> None: ...
+    """An invariant did not hold. `number` names it, `notes` are the whole history."""
+
+    def __init__(self, number: str, what: str, *, seed: int, notes: Sequence[Note]) -> None:
+        super().__init__(f"{number}: {what}; replay: python -m culm.testing.cluster {seed}")
+        self.number = number
+        self.seed = seed
+        self.notes = notes
+
+
+At = tuple[int, Note]  # a note and its place in the history
+
+
+class Life(Struct):
+    """What the history says of one job."""
+
+    id: str
+    sent: list[At] = []  # by clients
+    acked: list[At] = []
+    refused: list[At] = []
+    stored: int | None = None  # when, ms
+    cancel: int | None = None  # where in the history the store heard of a cancel
+    claims: list[At] = []
+    commits: list[At] = []
+    starts: list[At] = []
+    ends: list[At] = []
+    raises: list[At] = []
+    finals: list[At] = []
+    reads: list[At] = []
+    told: list[At] = []  # the answer of an extension: cancelled
+    joined: list[At] = []
+    born_of: list[Life] = []  # committed attempts that sent it
+    born_in_vain: bool = False  # an attempt that did not commit sent it
+    task: str = ""  # of a child
+    awaits: Awaits | None = None  # of a join
+    row: Row | None = None
+
+    @property
+    def winner(self) -> Note | None:
+        """The commit that ended it; None: it was cancelled while nobody held it."""
+        lease = self.finals[0][1].lease if self.finals else ""
+        return next((n for _, n in self.commits if n.lease == lease), None) if lease else None
+
+    @property
+    def must_be(self) -> bool:
+        return bool(self.acked or self.born_of)
+
+
+class Lives(Struct):
+    plan: Plan
+    notes: Sequence[Note]
+    by_id: dict[str, Life]
+    specs: dict[str, list[Spec]]
+    tables: Tables
+    stalled: bool  # some worker stood still: what should have ended a job came late
+    lost_beats: dict[str, int]  # node -> replies to its heart that were lost
+
+    def spec(self, life: Life) -> Spec | None:
+        """What the plan says of the job that won its id."""
+        specs = self.specs.get(life.id, [])
+        task = life.row.job.task if life.row is not None else specs[0].task if specs else ""
+        return next((s for s in specs if s.task == task), None)
+
+
+_LISTS = {
+    "send": "sent", "acked": "acked", "refused": "refused", "claim": "claims", "commit": "commits", "start": "starts", "end": "ends",
+    "raise": "raises", "final": "finals", "read": "reads", "cancelled.": "told", "joined": "joined",
+}  # fmt: skip
+
+
+def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
+    lives: dict[str, Life] = {}
+    committed = {(n.job, n.lease) for n in notes if n.what == "commit" and isinstance(n.more, Succeeded)}
+    for at, n in enumerate(notes):
+        if not n.job:
+            continue
+        life = lives.get(n.job) or lives.setdefault(n.job, Life(n.job))
+        if (name := _LISTS.get(n.what)) is not None:
+            getattr(life, name).append((at, n))
+        elif n.what == "stored":
+            life.stored = n.ms if life.stored is None else life.stored
+        elif n.what == "cancel":
+            life.cancel = at if life.cancel is None else life.cancel
+        elif n.what == "child":
+            child_id, task = n.more
+            child = lives.get(child_id) or lives.setdefault(child_id, Life(child_id))
+            child.task = task
+            if (n.job, n.lease) in committed:
+                child.born_of.append(life)
+            else:
+                child.born_in_vain = True
+        elif n.what == "awaits" and (n.job, n.lease) in committed:
+            lives[n.more.join].awaits = n.more
+    for job_id, row in tables.rows.items():
+        (lives.get(job_id) or lives.setdefault(job_id, Life(job_id))).row = row
+    lost_beats = {n.more[0]: n.more[1].get("extend.after", 0) for n in notes if n.what == "bitten"}
+    return Lives(plan, notes, lives, plan.specs, tables, any(n.what == "stall" for n in notes), lost_beats)
+
+
+Rule = Callable[[Life, Lives], Iterator[str]]
+RULES: list[tuple[str, Rule]] = []
+
+
+def _rule(number: str) -> Callable[[Rule], Rule]:
+    def add(rule: Rule) -> Rule:
+        RULES.append((number, rule))
+        return rule
+
+    return add
+
+
+def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[str]) -> None:
+    """Raise the first Violation."""
+    lives = lives_of(plan, notes, tables)
+    for number, rule in RULES:
+        for life in lives.by_id.values():
+            for what in rule(life, lives):
+                raise Violation(number, what, seed=plan.seed, notes=notes)
+    for number, what in (*_stops(lives), *(("I18", f"{task} goes on") for task in left), *_leftovers(lives)):
+        raise Violation(number, what, seed=plan.seed, notes=notes)
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------------------
+
+
+@_rule("I4")
+def nothing_that_was_never_sent(life: Life, lives: Lives) -> Iterator[str]:
+    if not (life.sent or life.born_of or life.born_in_vain) and (life.row is not None or life.starts or life.finals):
+        yield f"job {life.id} was never sent"
+    for _, n in life.starts:
+        tasks = {s.task for s in lives.specs.get(life.id, [])} or {life.task}
+        if n.more.task not in tasks:
+            yield f"job {life.id} ran as {n.more.task}, and was sent as {tasks}"
+
+
+@_rule("I15")
+def children_of_a_commit_only(life: Life, lives: Lives) -> Iterator[str]:
+    if life.born_of and life.row is None:
+        yield f"job {life.id} is missing, although {life.born_of[0].id}, which sent it, committed"
+    if life.born_in_vain and not life.born_of and not life.sent and (life.row is not None or life.stored or life.starts):
+        yield f"job {life.id} exists, although no attempt that sent it committed"
+
+
+@_rule("I3")
+def one_final_commit(life: Life, lives: Lives) -> Iterator[str]:
+    if len(life.finals) > 1:
+        yield f"job {life.id} was ended {len(life.finals)} times, under {[n.lease for _, n in life.finals]}"
+
+
+@_rule("I5")
+def commits_under_the_newest_lease(life: Life, lives: Lives) -> Iterator[str]:
+    for at, n in life.commits:
+        newest = next((c.lease for i, c in reversed(life.claims) if i < at), "")
+        if n.lease != newest:
+            yield f"job {life.id} was committed under {n.lease}; the newest lease was {newest or 'none'}"
+
+
+@_rule("I6")
+def no_commit_after_the_end(life: Life, lives: Lives) -> Iterator[str]:
+    for lease in {n.lease for _, n in life.commits}:
+        if sum(1 for _, n in life.commits if n.lease == lease and n.more is not None) > 1:
+            yield f"job {life.id} was committed twice under {lease}"
+
+
+@_rule("I5")
+def one_live_lease(life: Life, lives: Lives) -> Iterator[str]:
+    ended = {n.lease: at for at, n in life.commits}
+    for (_, was), (at, now) in zip(life.claims, life.claims[1:], strict=False):
+        if ended.get(was.lease, at) < at or was.lease == now.lease:
+            continue
+        extended = [n.more for n in lives.notes[:at] if n.what in ("held", "cancelled.") and n.job == life.id and n.lease == was.lease]
+        until = max(extended, default=was.more.until_ms)
+        if until > now.ms:
+            yield f"job {life.id} was claimed under {now.lease} {until - now.ms} ms before the lease {was.lease} ended"
+
+
+@_rule("I5")
+def fences_grow(life: Life, lives: Lives) -> Iterator[str]:
+    fences = {n.lease: n.more.fence for _, n in life.starts}
+    of_claims = [fences[n.lease] for _, n in life.claims if n.lease in fences]
+    if any(a >= b for a, b in zip(of_claims, of_claims[1:], strict=False)):
+        yield f"the fences of job {life.id} do not grow with its claims: {of_claims}"
+
+
+@_rule("I9")
+def same_id_same_job(life: Life, lives: Lives) -> Iterator[str]:
+    accepted = {n.more for _, n in life.acked}
+    if len(accepted) > 1:
+        yield f"job {life.id} was accepted as {sorted(accepted)}"
+    if life.refused and len({n.more for _, n in life.sent}) == 1 and not life.refused[0][1].more:
+        yield f"job {life.id} was refused, although no other task was ever sent under its id"
+    if life.row is not None and accepted and life.row.job.task not in accepted:
+        yield f"job {life.id} was accepted as {accepted} and is a {life.row.job.task}"
+
+
+@_rule("I10")
+def cancelled_before_the_claim(life: Life, lives: Lives) -> Iterator[str]:
+    if life.cancel is None:
+        return
+    if life.claims and life.claims[0][0] > life.cancel:
+        yield f"job {life.id} was claimed, although it had been cancelled before"
+    for at, n in life.ends:
+        told = [i for i, t in life.told if i < at and t.lease == n.lease]
+        began = max((i for i, s in life.starts if s.lease == n.lease), default=at)
+        told = [i for i in told if i > began]
+        if len(told) > 1 + lives.lost_beats.get(n.node, 0):
+            yield f"job {life.id} was told {len(told)} times to stop, and went on to its end"
+
+
+@_rule("I8")
+def attempts_within_the_limit(life: Life, lives: Lives) -> Iterator[str]:
+    task = life.row.job.task if life.row is not None else life.task
+    limit = TIMES + 1 if task in RETRIED else 1
+    most = max((n.more.attempt for _, n in life.starts), default=0)
+    if most > limit:
+        yield f"job {life.id} began attempt {most}; {limit} are allowed"
+    spec = lives.spec(life)
+    right = (spec.attempts if spec is not None else 1) if life.cancel is None else None
+    if right is not None and life.row is not None and life.row.finished and life.row.attempt != right:
+        yield f"job {life.id} ended with attempt {life.row.attempt}; it should be {right}"
+
+
+@_rule("I8")
+def expiries_are_counted(life: Life, lives: Lives) -> Iterator[str]:
+    ended = {n.lease for _, n in life.commits}
+    taken_over = 0
+    for (_, was), (_, now) in zip(life.claims, life.claims[1:], strict=False):
+        taken_over += was.lease not in ended
+        if now.more.expiries != taken_over:
+            yield f"leases on job {life.id} ran out {taken_over} times; its claim says {now.more.expiries}"
+
+
+@_rule("I20")
+def never_early(life: Life, lives: Lives) -> Iterator[str]:
+    spec = lives.spec(life)
+    if spec is not None and spec.delay_ms and life.stored is not None:
+        due = life.stored + spec.delay_ms
+        for _, n in life.claims:
+            if n.ms < due:
+                yield f"job {life.id} was claimed {due - n.ms} ms early"
+    for _, failed in life.raises:
+        attempt = next(n.more.attempt for _, n in life.starts if n.lease == failed.lease)
+        for _, n in life.starts:
+            if n.more.attempt == attempt + 1 and n.ms < failed.ms + FIRST_MS * 2 ** (attempt - 1) // 2:
+                yield f"attempt {attempt + 1} of job {life.id} began {n.ms - failed.ms} ms after the failure"
+    expires_ms = life.row.job.expires_ms if life.row is not None else None
+    for _, n in life.starts:
+        if expires_ms is not None and n.more.age_ms > expires_ms:
+            yield f"job {life.id} began when it was {n.more.age_ms} ms old; it expires after {expires_ms} ms"
+    if life.row is not None and isinstance(life.row.last, Expired) and life.stored is not None:
+        job = life.row.job
+        if life.finals and life.finals[0][1].ms < life.stored + min(job.expires_ms or FOREVER_MS, job.deadline_ms or FOREVER_MS):
+            yield f"job {life.id} expired early"
+
+
+@_rule("I7")
+def the_result_is_the_committed_one(life: Life, lives: Lives) -> Iterator[str]:
+    row, won = life.row, life.winner
+    if row is None or not row.finished:
+        return
+    if won is not None and isinstance(won.more, FINAL) and row.last != won.more:
+        yield f"job {life.id} ended as {row.last}, and the attempt that ended it came to {won.more}"
+    if won is None and not isinstance(row.last, Cancelled):
+        yield f"job {life.id} ended as {row.last}, and no attempt committed that"
+    if isinstance(row.last, Succeeded) and won is not None and msgspec.msgpack.decode(row.last.value) != token_of(life.id, won.lease):
+        yield f"job {life.id} has the result {row.last.value!r}, and {won.lease} committed"
+    for _, n in life.reads:
+        if n.more.outcome != row.last:
+            yield f"job {life.id} was read as {n.more.outcome}, and is {row.last}"
+
+
+@_rule("I13")
+def a_join_sees_its_full_set(life: Life, lives: Lives) -> Iterator[str]:
+    wanted = life.awaits
+    if wanted is None:
+        return
+    if wanted.timeout_ms is not None:
+        if life.claims and life.stored is not None and life.claims[0][1].ms < life.stored + wanted.timeout_ms:
+            yield f"join {life.id} began before its timeout, and without its events"
+        return
+    for _, n in life.joined:
+        full = sum(sorted(n.more.get(topic, ())) == sorted(keys) for topic, keys in wanted.keys.items())
+        if full < wanted.need:
+            yield f"join {life.id} saw {n.more}; it should see {wanted.need} of {wanted.keys}"
+    claimed = life.claims[0][0] if life.claims else 1 << 60
+    ended = [at for topic, keys in wanted.keys.items() if topic.startswith("part") for k in keys for at, _ in lives.by_id[k].finals[:1]]
+    if topics_by_jobs := [keys for topic, keys in wanted.keys.items() if topic.startswith("part")]:
+        before = sum(at < claimed for at in ended)
+        needed = 1 if wanted.need < len(wanted.keys) else sum(map(len, topics_by_jobs))
+        if life.claims and before < needed:
+            yield f"join {life.id} was released after {before} of {needed} members had ended"
+
+
+@_rule("I14")
+def a_join_fires(life: Life, lives: Lives) -> Iterator[str]:
+    if life.awaits is not None and life.row is not None and not life.row.finished:
+        yield f"join {life.id} never fired, or never ended"
+
+
+@_rule("I1")
+def one_terminal_state(life: Life, lives: Lives) -> Iterator[str]:
+    if not life.must_be:
+        return
+    if life.row is None and not life.finals:
+        yield f"job {life.id} was accepted, and is lost"
+    if life.row is not None and not (life.row.finished and isinstance(life.row.last, FINAL)):
+        yield f"job {life.id} was accepted, and never ended: {life.row.last}"
+    if life.row is None or not isinstance(life.row.last, FINAL):
+        return
+    ending, spec = ENDINGS[type(life.row.last)], lives.spec(life)
+    may = spec.may if spec is not None else ("succeeded", "failed") if life.task == "part" else ("succeeded",)
+    if ending not in may and not (ending == "cancelled" and life.cancel is not None) and not (lives.stalled and ending == "succeeded"):
+        yield f"job {life.id} {ending}: {life.row.last}; it should have {' or '.join(may)}"
+
+
+@_rule("I2")
+def it_started(life: Life, lives: Lives) -> Iterator[str]:
+    spec = lives.spec(life)
+    if not life.must_be or life.starts or life.row is None or (spec is not None and not spec.starts):
+        return
+    if not isinstance(life.row.last, Cancelled | Expired):
+        yield f"job {life.id} never started, and {ENDINGS.get(type(life.row.last), 'has not ended')}"  # type: ignore[arg-type]  # a key of it, or not
+
+
+# -- what is left ----------------------------------------------------------------------------------------------------------------
+
+
+def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
+    over: dict[str, int] = {}
+    for at, n in enumerate(lives.notes):
+        if n.what == "stopped":
+            node, held, bitten = n.more
+            over[node] = at
+            if held and not bitten:
+                yield "I34", f"{node} stopped gracefully, and still holds {held}"
+        elif n.node in over and n.what in ("start", "end"):
+            yield "I34", f"{n.node} had stopped, and job {n.job} went on: {n.what}"
+
+
+def _leftovers(lives: Lives) -> Iterator[tuple[str, str]]:
+    tables = lives.tables
+    if tables.leased:
+        yield "I18", f"still leased: {sorted(tables.leased)}"
+    if open_ := [i for i, row in tables.rows.items() if not row.finished]:
+        yield "I18", f"still open: {open_}"
+    if ready := [e for lane in tables.ready.values() for e in lane]:
+        yield "I18", f"still in line: {[row.job.id for *_, row in ready]}"
+    for root, scope in tables.scopes.items():
+        if scope.live:
+            yield "I18", f"scope {root} counts {scope.live} live jobs, and has none"
+    later = tables.now() + FOREVER_MS
+    tables.now = lambda: later
+    tables.sweep(1_000_000)
+    if kept := [i for i, row in tables.rows.items() if not isinstance(row.last, DEAD)]:
+        yield "I18", f"never swept: jobs {kept}"
+    if tables.scopes or tables.tombstones:
+        yield "I18", f"never swept: scopes {list(tables.scopes)}, tombstones {list(tables.tombstones)}"

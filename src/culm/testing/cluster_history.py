@@ -122,5 +122,5 @@ class Observed(MemoryStore):
         states = await super().extend(held, for_ms=for_ms)
         until = self._history.now_ms() + for_ms
         for h, state in zip(held, states, strict=True):
-            self._history.note(state, h.job_id, h.lease, until)
+            self._history.note("cancelled." if state == "cancelled" else state, h.job_id, h.lease, until)
         return states

@@ -53,7 +53,7 @@ class Runner:
                 if attempt.job.reads:
                     attempt.events = await self._events(attempt)
                 value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
-                outcome = self._returned(attempt, task, value, started)
+                outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)
             except GeneratorExit:
                 raise
             except asyncio.CancelledError as e:
@@ -65,8 +65,6 @@ class Runner:
     def _returned(self, attempt: Attempt, task: AnyTask, value: object, started: float) -> Outcome:
         if attempt.stopping == "timeout":  # it ended although it was told to stop: too late is too late
             return decide.on_timeout(attempt.delivery, task.retry, ran_ms=self._since(started), draw=self._rng.random())
-        if value is None:
-            return NOTHING
         try:
             return Succeeded(task.signature.encode_result(value))
         except (TypeError, ValueError) as e:

@@ -40,6 +40,7 @@ class Slots:
         self._app = app
         self._runner = runner
         self._gatherer = gatherer
+        gatherer.answered = self._answered
         self._loop = asyncio.get_running_loop()
         self._base = contextvars.copy_context()
         self._hungry = hungry
@@ -51,7 +52,7 @@ class Slots:
         self.done = 0
         self.fenced = 0
         self._closing = False
-        self._then, self._end = self._settled, self._ended  # bound once, not for each job
+        self._end = self._ended  # bound once, not for each job
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -83,7 +84,7 @@ class Slots:
         del self.running[attempt]
         self.done += 1
         commit = _commit(attempt, outcome)
-        self._gatherer.post(commit, self._then, weight=1 if attempt.effects is None else weigh(commit))
+        self._gatherer.post(commit, weight=1 if attempt.effects is None else weigh(commit))
         buffer = self.buffer
         if buffer:
             self._start(buffer.popleft())
@@ -94,24 +95,28 @@ class Slots:
             if not self.running:
                 self._empty.set()
 
-    def _settled(self, commit: Commit, answer: Answer) -> None:
-        fence = commit.fence
-        if fence is None:
-            return
-        job_id = fence.job_id
-        if self.held.get(job_id) == fence.lease:
-            del self.held[job_id]
-        if answer == "applied":
-            return
+    def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
+        """The store has answered a batch: these attempts are over, their leases need no heart."""
+        held = self.held
+        for commit, answer in zip(commits, answers, strict=True):
+            fence = commit.fence
+            if fence is None:
+                continue
+            if held.get(fence.job_id) == fence.lease:
+                del held[fence.job_id]
+            if answer != "applied":
+                self._refused(commit, fence, answer)
+
+    def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
         if isinstance(answer, Exception):
-            log.error("commit.unknown: job %s, %s; its lease will run out and it will run again", job_id, answer)
+            log.error("commit.unknown: job %s, %s; its lease will run out and it will run again", fence.job_id, answer)
         elif answer == "conflict":
-            log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", job_id)
-            self.held[job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
-            self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms), self._then)
+            log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
+            self.held[fence.job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
+            self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
             self.fenced += 1
-            log.warning("commit.fenced: job %s: another worker has it", job_id)
+            log.warning("commit.fenced: job %s: another worker has it", fence.job_id)
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -156,7 +161,7 @@ class Slots:
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
         commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
-        self._gatherer.post(commit, self._then)
+        self._gatherer.post(commit)
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""

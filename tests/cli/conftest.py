@@ -1,0 +1,24 @@
+"""A shell for each test, and one for all that only need a worker that runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell in whose folder a worker runs."""
+    shell = Shell(tmp_path_factory.mktemp("served"))
+    shell.start("worker", "shop:app", "--lease", "2", "--heartbeat", "0.3").line("worker.started")
+    yield shell
+    shell.close()

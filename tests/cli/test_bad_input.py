@@ -1,0 +1,92 @@
+"""Bad input: one clear line on stderr, nothing on stdout, no traceback, and nothing changed."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import Shell
+
+SQLITE_MISSING = "sqlite:////nowhere/at/all/jobs.db"
+
+TABLE = [
+    ("a command that is none", ["frobnicate"], 2, "frobnicate"),
+    ("an option that is none", ["queues", "--jso"], 2, "--json"),
+    ("an option of enqueue that is none", ["enqueue", "shop:app", "shop.add", "1", "--prioritty", "3"], 2, "did you mean --priority?"),
+    ("a number that is none", ["worker", "shop:app", "-c", "many"], 2, "--concurrency"),
+    ("concurrency of nought", ["worker", "shop:app", "-c", "0"], 2, "from 1 to 100,000"),
+    ("a missing argument", ["status"], 2, "ID"),
+    ("an argument too many", ["status", "a", "b", "c"], 2, "3 words"),
+    ("an unknown task", ["enqueue", "shop:app", "shop.ad", "1"], 2, "did you mean 'shop.add'?"),
+    ("an argument of a wrong type", ["enqueue", "shop:app", "shop.add", '"x"'], 2, "argument 'a': Expected `int`"),
+    ("an argument that is no JSON", ["enqueue", "shop:app", "shop.add", "x"], 2, "is not JSON"),
+    ("too few arguments", ["enqueue", "shop:app", "shop.add"], 2, "missing"),
+    ("a delay that is no number", ["enqueue", "shop:app", "shop.add", "1", "--delay", "nan"], 2, "delay must be"),
+    ("a negative delay", ["enqueue", "shop:app", "shop.add", "1", "--delay", "-1"], 2, "delay must be"),
+    ("an absurd priority", ["enqueue", "shop:app", "shop.add", "1", "--priority", "11"], 2, "from 0 to 9"),
+    ("an instant without a zone", ["enqueue", "shop:app", "shop.add", "1", "--at", "2030-01-01"], 2, "time zone"),
+    ("an instant that is none", ["enqueue", "shop:app", "shop.add", "1", "--at", "soon"], 2, "ISO 8601"),
+    ("delay and at", ["enqueue", "shop:app", "shop.add", "1", "--at", "2030-01-01T00:00Z", "--delay", "1"], 2, "exclude"),
+    ("a queue name with a space", ["enqueue", "shop:app", "shop.add", "1", "--queue", "a b"], 2, "queue must be"),
+    ("a timeout that is no number", ["result", "x", "--timeout", "nan"], 2, "timeout must be"),
+    ("no colon", ["worker", "shop"], 78, "say MODULE:APP"),
+    ("no such module", ["worker", "shap:app"], 78, "there is no module 'shap'"),
+    ("no such app", ["worker", "shop:ap"], 78, "its apps are shop:app"),
+    ("not an app", ["worker", "shop:add"], 78, "not an App"),
+    ("a module that raises", ["worker", "broken:app"], 78, "broken.py:1: ZeroDivisionError"),
+    ("a module that is no Python", ["worker", "garbage:app"], 78, "SyntaxError"),
+    ("a module that imports what is not there", ["worker", "needy:app"], 78, "No module named 'not_there'"),
+    ("a task name twice", ["worker", "double:app"], 78, "is registered already"),
+    ("a lease that is too short", ["worker", "shop:app", "--lease", "4", "--heartbeat", "2"], 78, "two heartbeats"),
+    ("an unknown scheme", ["queues", "--url", "redys://u:secret@h"], 78, "memory://, sqlite://"),
+    ("an unknown store option", ["queues", "--url", "sqlite:///x.db?durability=none"], 78, "full|relaxed"),
+    ("a path that cannot be", ["queues", "--url", SQLITE_MISSING], 78, "/nowhere/at/all"),
+    ("a store in memory", ["enqueue", "shop:app", "shop.add", "1", "--url", "memory://"], 78, "inside one process"),
+    ("a worker in memory", ["worker", "shop:app", "--url", "memory://"], 78, "inside one process"),
+    ("some other file", ["status", "x", "--url", "sqlite:///shop.py"], 78, "not a culm store"),
+    ("a newer schema", ["status", "x", "--url", "sqlite:///newer.db"], 78, "upgrade culm"),
+    ("a demo of no folder", ["demo", "nowhere"], 2, "there is no folder"),
+    ("a demo into no folder", ["demo", ".", "--store", "nowhere/x.db"], 78, "nowhere"),
+]
+
+
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    shell = Shell(tmp_path_factory.mktemp("corner"))
+    (shell.folder / "broken.py").write_text("1 / 0\n")
+    (shell.folder / "garbage.py").write_text("def :\n")
+    (shell.folder / "needy.py").write_text("import not_there\n")
+    double = "@app.task(name='same')\ndef {0}() -> None: ...\n"
+    (shell.folder / "double.py").write_text("from culm import App\napp = App()\n" + double.format("one") + double.format("two"))
+    shell.run("queues", "--url", "sqlite:///newer.db")
+    with closing(sqlite3.connect(shell.folder / "newer.db")) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    return shell
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and not path.name.endswith(("-wal", "-shm"))}
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_bad_input_is_one_clear_line(corner: Shell, arguments: list[str], code: int, says: str) -> None:
+    before = contents(corner.folder)
+    done = corner.run(*arguments)
+    lines = [line for line in done.err.splitlines() if " INFO " not in line]  # a worker says first what it is
+    assert done.code == code, done.err
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("culm: ")
+    assert says in lines[0]
+    assert done.out == ""
+    assert "secret" not in done.err
+    assert contents(corner.folder) == before
+
+
+@pytest.mark.parametrize(("target", "code"), [("shap:app", 78), ("shop:app", 2)])
+def test_a_supervisor_gives_up_what_cannot_start(shell: Shell, target: str, code: int) -> None:
+    done = shell.run("worker", target, "--processes", "3", "-c", "0")
+    assert done.code == code
+    assert len([line for line in done.err.splitlines() if line.startswith("culm: ")]) == 1
+
+
