@@ -27,7 +27,7 @@ from culm.errors import (
     TooManyEffects,
     UnknownTask,
 )
-from culm.handle import Handle
+from culm.handle import Handle, Progress
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Succeeded
 from culm.retry import Retry
 from culm.task import AsyncTask, Bound, Task, when
@@ -52,6 +52,7 @@ __all__ = [
     "Lost",
     "NotInTask",
     "PartlySent",
+    "Progress",
     "ReadEvent",
     "Reject",
     "ResultExpired",

@@ -142,8 +142,29 @@ class App:
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
             if len(posted) > CHUNKS_AHEAD:
                 await posted[-CHUNKS_AHEAD][1]
-        await _all_accepted(posted)
+        await self._all_accepted(posted)
         return handles
+
+    async def _all_accepted(self, posted: list[tuple[list[Job], asyncio.Future[Answer]]]) -> None:
+        sent: list[str] = []
+        failure: Exception | None = None
+        for jobs, answered in posted:
+            answer = await answered
+            if answer == "applied":
+                sent += [job.id for job in jobs]
+            elif failure is None:
+                failure = answer if isinstance(answer, Exception) else IdConflict(await self._conflicting(jobs))
+        if failure is not None:
+            raise PartlySent(sent, failure) from failure
+
+    async def _conflicting(self, jobs: list[Job]) -> str:
+        """Which of them has an id that another task's job has."""
+        tasks: dict[str, str] = {}
+        for job in jobs:
+            known = await self.store.job(job.id)
+            if (known.task if known is not None else tasks.setdefault(job.id, job.task)) != job.task:
+                return job.id
+        return jobs[0].id
 
     def _own(self, bound: Bound[Any]) -> bool:
         if bound.task.app is not self:
@@ -209,19 +230,6 @@ class _Decorator:
 
 def _check_options(options: dict[str, Any]) -> None:
     changed(Options(), options, TaskOptions)
-
-
-async def _all_accepted(posted: list[tuple[list[Job], asyncio.Future[Answer]]]) -> None:
-    sent: list[str] = []
-    failure: Exception | None = None
-    for jobs, answered in posted:
-        answer = await answered
-        if answer == "applied":
-            sent += [job.id for job in jobs]
-        elif failure is None:
-            failure = answer if isinstance(answer, Exception) else IdConflict(jobs[0].id)
-    if failure is not None:
-        raise PartlySent(sent, failure) from failure
 
 
 def _chunks(items: Iterable[R], size: int) -> Iterable[list[R]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from culm.commit import Commit
 from culm.current import Attempt
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
     from culm.task import AnyTask
 
 R = TypeVar("R")
+
+
+class Progress(Struct, frozen=True, array_like=True, gc=False):
+    """How far a job is: from 0 to 1, and a note."""
+
+    fraction: float
+    note: str = ""
+
+
+_decode_progress = msgspec.msgpack.Decoder(Progress).decode
 
 LOOK_MS = 1_000  # behind every hint is a look at the truth, so often
 
@@ -102,8 +114,36 @@ class Handle(Generic[R]):
             raise self._expired()
         return view
 
+    async def progress(self) -> AsyncIterator[Progress]:
+        """What the task says with `current().progress(...)`, as it comes, until the job ends. Hints: some may be missing.
+
+        Raises ResultExpired.
+
+        Example:
+            >>> async for step in job.progress():
+            ...     print(f"{step.fraction:.0%} {step.note}")
+        """
+        self._refuse_pending()
+        store = self.app.store
+        subscription = await store.subscribe(self.id)
+        try:
+            while True:
+                found = await store.outcome(self.id)  # before the news, so that what came before the end is not missed
+                for hint in await subscription.next(for_ms=LOOK_MS if isinstance(found, Pending) else 0):
+                    if hint.kind == "progress":
+                        yield _decode_progress(hint.body)
+                if isinstance(found, Absent):
+                    raise self._expired()
+                if isinstance(found, Ended):
+                    return
+        finally:
+            await subscription.close()
+
     async def cancel(self) -> None:
-        """Ask the job to stop: at once while it is queued, with its next heartbeat while it runs. A success that is already committing wins."""
+        """Ask the job to stop: at once while it is queued, with its next heartbeat while it runs.
+
+        A success that is already committing wins.
+        """
         self._refuse_pending()
         await self.app.gatherer().submit(Commit(cancel=(self.id,)))
 

@@ -42,9 +42,9 @@ class Store(Protocol):
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         """Lease up to `limit` due jobs for `for_ms`.
 
-        `lease` is `claimer/number`, new for each claim; a claim repeated with the lease under which the claimer was
-        last granted something grants nothing, and returns what that still holds. Jobs whose lease ran out come first; then, by "priority": the highest first, of
-        equals the oldest due; by "age": the oldest due first. Paused queues give nothing.
+        `lease` is `claimer/number`, new for each claim; a claim repeated with the lease under which the claimer was last
+        granted something grants nothing, and returns what that still holds. Jobs whose lease ran out come first; then, by
+        "priority": the highest first, of equals the oldest due; by "age": the oldest due first. Paused queues give nothing.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 from culm.app import App
 from culm.cli.output import Exit, Quit, described, say, say_json, to_json
 from culm.cli.target import load_app, reachable
+from culm.duration import maybe_ms
 from culm.errors import JobError, ResultExpired, UnknownTask
 from culm.handle import Handle
 from culm.options import JobOptions
@@ -24,6 +25,7 @@ async def enqueue(
     """All of it is checked before the store is opened."""
     app = load_app(target, url)
     with usage():
+        maybe_ms(wait, "wait")
         bound = _bound(app, name, texts, options)
     async with reachable(app):
         job = await send(bound, None)
@@ -66,6 +68,8 @@ def usage() -> Iterator[None]:
 
 
 async def result(app: App, job_id: str, *, timeout: float | None, as_json: bool) -> int:
+    with usage():
+        maybe_ms(timeout, "timeout")
     async with app:
         return await _say_result(Handle[Any](app, job_id, None), timeout=timeout, as_json=as_json)
 
@@ -73,8 +77,7 @@ async def result(app: App, job_id: str, *, timeout: float | None, as_json: bool)
 async def _say_result(job: Handle[Any], *, timeout: float | None, as_json: bool) -> int:
     """The result as plain JSON data; a failure is one line on stderr, and exit 1."""
     try:
-        with usage():
-            value = await Handle[Any](job.app, job.id, None).result(timeout)
+        value = await Handle[Any](job.app, job.id, None).result(timeout)  # plain data, whatever the task's own type is
     except JobError as e:
         if as_json and not isinstance(e, ResultExpired):
             outcome = await job.outcome()

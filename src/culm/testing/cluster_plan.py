@@ -19,7 +19,7 @@ from culm.testing.faults import Plan as Faults
 
 LEASE_MS, BEAT_MS, POLL_MS, GRACE_MS = 900, 300, 400, 300
 HEAL_MS = 1_600  # from here on nothing goes wrong any more
-LAST_SEND_MS = 900
+LAST_SEND_MS = 600
 
 OK: tuple[Ending, ...] = ("succeeded",)
 
@@ -101,7 +101,7 @@ def draw(seed: int) -> Plan:
     return Plan(
         seed=seed,
         workers=rng.randint(2, 3),
-        concurrency=rng.randint(1, 4),
+        concurrency=rng.randint(1, 3),
         sends=tuple(sends),
         cancels=tuple(_cancels(rng, specs)),
         watches=tuple(
@@ -118,7 +118,7 @@ def draw(seed: int) -> Plan:
 
 def _ms(rng: Random) -> int:
     """How long an attempt takes: mostly short, sometimes longer than a lease."""
-    return rng.choice((0, 0, 5, 20, 50, 100, 300, 700, 1_300))
+    return rng.choice((0, 0, 5, 20, 100, 300, 700, 1_300, 1_300))
 
 
 def _plain(rng: Random, i: str) -> Spec:
@@ -227,7 +227,7 @@ def _strikes(rng: Random) -> list[Strike]:
     for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
         what: Blow = rng.choice(("kill", "kill", "stall", "stall", "stop", "stop", "outage", "kill client"))
         for_ms = rng.choice((1_000, 1_300, 2_200)) if what == "stall" else rng.randint(100, 1_200)
-        found.append(Strike(rng.randrange(50, HEAL_MS - 200), what, rng.randrange(6), for_ms))
+        found.append(Strike(rng.randrange(100, HEAL_MS - 300), what, rng.randrange(6), for_ms))
     return found
 
 

@@ -144,7 +144,7 @@ async def chain(depth: int, ms: int) -> str:
     """Sends its next link under an id of its own, or under one that every attempt repeats."""
     attempt = _began()
     if depth:
-        options = {"id": f"{attempt.id}+"} if depth % 2 else {}
+        options = {"id": f"{attempt.id.replace('~', '/')}+"} if depth % 2 else {}
         await _send("chain", depth - 1, ms, **options)
     await _spend(ms)
     return _done()

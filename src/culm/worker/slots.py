@@ -15,7 +15,7 @@ from typing import Literal
 from culm import decide
 from culm.app import App
 from culm.batch import Answer, Gatherer
-from culm.commit import Commit, Held, weigh
+from culm.commit import Commit, Committed, Held, weigh
 from culm.current import Attempt
 from culm.job import Delivery
 from culm.outcome import Outcome, Released, Succeeded
@@ -98,19 +98,19 @@ class Slots:
     def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
         """The store has answered a batch: these attempts are over, their leases need no heart."""
         held = self.held
+        if isinstance(answers[0], Exception):  # then all are: the batch was not answered
+            log.error("commit.unknown: %d commits, %s; if they did not happen, those jobs run again", len(commits), answers[0])
         for commit, answer in zip(commits, answers, strict=True):
             fence = commit.fence
             if fence is None:
                 continue
             if held.get(fence.job_id) == fence.lease:
                 del held[fence.job_id]
-            if answer != "applied":
+            if answer != "applied" and not isinstance(answer, Exception):
                 self._refused(commit, fence, answer)
 
-    def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
-        if isinstance(answer, Exception):
-            log.error("commit.unknown: job %s, %s; its lease will run out and it will run again", fence.job_id, answer)
-        elif answer == "conflict":
+    def _refused(self, commit: Commit, fence: Held, answer: Committed) -> None:
+        if answer == "conflict":
             log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
             self.held[fence.job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
             self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("culm.worker")
 
 SCAN_S = 0.05  # how exactly timeouts are kept
-NEWS_EVERY = 5  # scans between two publications of progress
+NEWS_S = 0.25  # between two publications of progress
 SWEEP_S = 10.0
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -117,7 +117,7 @@ class Worker:
         self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
         self._loop = loop
         self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
-        self._tasks = [loop.create_task(self._tick(), name="culm-tick"), loop.create_task(self._sweep(), name="culm-sweep")]
+        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
@@ -206,23 +206,22 @@ class Worker:
         await beat(self, self._store, every_ms=self._beat_ms, lease_ms=self._lease_ms, pause=pause)
 
     async def _tick(self) -> None:
-        scans = 0
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
             self._slots.scan(self._loop.time())
-            scans += 1
-            if scans % NEWS_EVERY == 0:
-                await self._publish()
 
-    async def _publish(self) -> None:
-        hints = []
-        for attempt in self._slots.running:
-            if attempt.news is not None:
-                news, attempt.news = attempt.news, None
-                hints.append(Hint(attempt.job.reply_to or attempt.id, "progress", attempt.id, _encode(news)))
-        if hints:
-            await _or_warn(self._store.publish(hints), "progress")
+    async def _news(self) -> None:
+        """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""
+        while True:
+            await asyncio.sleep(NEWS_S)
+            hints = []
+            for attempt in self._slots.running:
+                if attempt.news is not None:
+                    news, attempt.news = attempt.news, None
+                    hints.append(Hint(attempt.job.reply_to or attempt.id, "progress", attempt.id, _encode(news)))
+            if hints:
+                await _or_warn(self._store.publish(hints), "progress")
 
     async def _sweep(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """A batch of commits, applied. Runs of plain commits go in columns, a few large statements for all; any other goes by itself.
 
-Plain is: it ends a job that no flag makes special, or sends new roots, and nothing else. If the checks of a run fall short by one, nothing of it was
-written yet, and its commits go one by one, each answered by itself.
+Plain is: it ends a job that no flag makes special, or sends new roots, and nothing else. If the checks of a run fall short
+by one, nothing of it was written yet, and its commits go one by one, each answered by itself.
 """
 
 from __future__ import annotations

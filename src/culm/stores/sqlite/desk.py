@@ -62,7 +62,7 @@ class Desk:
     def _start(self) -> None:
         with self._lock:
             if self._closed:
-                raise StoreUnavailable("this store was closed")
+                raise StoreError("this store was closed; open it anew")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()

@@ -1,0 +1,107 @@
+"""`culm worker` as a process: how it starts, stops, and is replaced."""
+
+import os
+import signal
+import sqlite3
+from contextlib import closing
+
+from tests.cli.shell import Shell, gone, pid_in
+
+QUICK = ("--lease", "2", "--heartbeat", "0.3")
+
+
+def attempts(shell: Shell, job_id: str) -> int:
+    with closing(sqlite3.connect(shell.store)) as connection:
+        [(attempt,)] = connection.execute("SELECT attempt FROM jobs WHERE id = ?", (job_id,)).fetchall()
+    return int(attempt)
+
+
+def test_a_worker_says_what_it_serves_and_where(shell: Shell) -> None:
+    worker = shell.start("worker", "shop:app", "-q", "mail", "-q", "night", "-c", "7")
+    started = worker.line("worker.started", "queues mail, night", "concurrency 7")
+    assert " INFO " in started
+    assert worker.line("tasks shop.add, shop.boom, shop.nap")
+    assert worker.line("store:", str(shell.store), "D2")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+def test_a_worker_that_is_told_to_stop_finishes_what_runs(shell: Shell) -> None:
+    shell.run("enqueue", "shop:app", "shop.nap", "1.0", "--id", "runs")
+    worker = shell.start("worker", "shop:app")
+    worker.line("napping")
+    worker.signal(signal.SIGTERM)
+    worker.line("worker.stopping", "SIGTERM")
+    assert worker.end() == 0
+    assert any("rested" in line for line in worker.lines)
+    assert shell.run("result", "runs", "--timeout", "0").out == '"rested"\n'
+
+
+def test_a_second_signal_gives_back_at_once_what_runs(shell: Shell) -> None:
+    shell.run("enqueue", "shop:app", "shop.nap", "600", "--id", "runs")
+    worker = shell.start("worker", "shop:app")
+    worker.line("napping")
+    worker.signal(signal.SIGINT)
+    worker.line("worker.stopping", "SIGINT")
+    worker.signal(signal.SIGINT)
+    worker.line("worker.hurries")
+    assert worker.end() == 0
+    assert shell.run("status", "runs", "--json").json["state"] == "open"
+    assert attempts(shell, "runs") == 0
+
+
+def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
+    shell.run("enqueue", "shop:app", "shop.nap", "600", "--id", "runs")
+    worker = shell.start("worker", "shop:app", "--grace", "0.2")
+    worker.line("napping")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+    assert shell.run("status", "runs", "--json").json["state"] == "open"
+
+
+def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
+    shell.run("enqueue", "shop:app", "shop.nap", "1", "--id", "runs")
+    supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)
+    supervisor.line("worker.started", nth=2)
+    victim = pid_in(supervisor.line("napping in"))
+    os.kill(victim, signal.SIGKILL)
+    supervisor.line("supervisor.died", f"pid {victim}", "killed by SIGKILL")
+    supervisor.line("worker.started", nth=3)
+    supervisor.line("rested")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.end() == 0
+    view = shell.run("status", "runs", "--json").json
+    assert (view["state"], view["expiries"]) == ("succeeded", 1)
+
+
+def test_a_supervisor_passes_both_signals_on(shell: Shell) -> None:
+    for job_id in ("one", "two"):
+        shell.run("enqueue", "shop:app", "shop.nap", "600", "--id", job_id)
+    supervisor = shell.start("worker", "shop:app", "--processes", "2", "-c", "1")
+    supervisor.line("napping", nth=2)
+    supervisor.signal(signal.SIGINT)
+    supervisor.line("worker.stopping", nth=2)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.end() == 0
+    assert [shell.run("status", job_id, "--json").json["state"] for job_id in ("one", "two")] == ["open", "open"]
+
+
+def test_workers_do_not_outlive_their_supervisor(shell: Shell) -> None:
+    supervisor = shell.start("worker", "shop:app", "--processes", "2")
+    supervisor.line("worker.started", nth=2)
+    pids = [pid_in(supervisor.line("supervisor.started", nth=n)) for n in (1, 2)]
+    supervisor.signal(signal.SIGKILL)
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_child_that_dies_young_again_and_again_is_replaced_ever_later(shell: Shell) -> None:
+    (shell.folder / "shop.py").write_text(
+        "import os, pathlib\nfrom culm import App\napp = App()\nfirst = pathlib.Path('first')\n"
+        "if first.exists(): os._exit(3)\nfirst.touch()\n"
+    )
+    supervisor = shell.start("worker", "shop:app", "--processes", "2")
+    supervisor.line("worker.started")
+    assert "exit code 3; replaced in 0.1 s" in supervisor.line("supervisor.died")
+    assert "exit code 3; replaced in 0.2 s" in supervisor.line("supervisor.died", nth=2)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.end() == 0
