@@ -21,7 +21,7 @@ R = TypeVar("R")
 _NO_KEYWORDS: dict[str, Any] = {}  # shared: nobody changes it
 Parameter = inspect.Parameter
 
-encode = msgspec.msgpack.Encoder(decimal_format="string", order="deterministic").encode
+encode = msgspec.msgpack.Encoder(decimal_format="string").encode
 
 
 class Signature(Generic[R]):
@@ -36,6 +36,7 @@ class Signature(Generic[R]):
         hints = _hints(fn, task)
         self.returns: Any = hints.pop("return", Any)
         self._variadic = any(p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for p in self._parameters)
+        self._nameless = any(p.kind is Parameter.POSITIONAL_ONLY for p in self._parameters)
         self._signature = inspect.signature(fn)
         self._record, self._names = _record_type(self._parameters, hints, task)
         self._decode = _decoder(self._record, task, "parameters").decode
@@ -49,7 +50,8 @@ class Signature(Generic[R]):
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments of one call as bytes. Raises TypeError (names task, parameter, expected, got) and ValueError (too large)."""
         try:
-            record = self._bind(args, kwargs) if self._variadic else self._record(*args, **kwargs)
+            by_python = self._variadic or (self._nameless and kwargs)  # a record would take a positional-only one by its name
+            record = self._bind(args, kwargs) if by_python else self._record(*args, **kwargs)
         except TypeError as e:
             self._refuse_call(args, kwargs, e)
         try:
@@ -232,5 +234,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a value's own __repr__, or one that is nested too deeply
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,7 +18,7 @@ from culm.codec import encode
 from culm.commit import MAX_EFFECTS, Event, Trigger
 from culm.errors import CulmError, NotInTask, TooManyEffects
 from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
-from culm.options import check_name
+from culm.options import MAX_NAME_CHARS, check_name, printable
 from culm.outcome import FINAL, Final, decode_outcome
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ class Effects:
         self.emit: list[Event] = []
         self.triggers: list[Trigger] = []
 
-    def check_room(self) -> None:
-        if len(self.send) + len(self.emit) + len(self.triggers) >= MAX_EFFECTS:
+    def check_room(self, more: int) -> None:
+        if len(self.send) + len(self.emit) + len(self.triggers) + more > MAX_EFFECTS:
             raise TooManyEffects(f"an attempt may send and emit {MAX_EFFECTS:,} things at most; let it enqueue tasks that enqueue the rest")
 
 
@@ -114,20 +114,20 @@ class Attempt(Struct, eq=False):
         """Say how far the job is, from 0 to 1. The newest one is published a few times a second. Raises ValueError."""
         if not 0 <= fraction <= 1:
             raise ValueError(f"progress must be from 0 to 1, got {fraction!r}")
-        self.news = (float(fraction), str(note)[:500])
+        self.news = (float(fraction), printable(str(note)[:500]))
 
     def check(self) -> None:
         """Raise CancelledError if the job was asked to stop: for `def` tasks, in their loops."""
         if self.cancelled:
             raise asyncio.CancelledError("the job was cancelled")
 
-    def join(self) -> Effects:
+    def join(self, *, more: int = 1) -> Effects:
         """The effects of this attempt, to add to. Raises CulmError once its commit has left, TooManyEffects beyond 10,000."""
         if self.over:
             raise CulmError(f"job {self.job.id} has ended; what should be sent now needs using(now=True)")
         if self.effects is None:
             self.effects = Effects()
-        self.effects.check_room()
+        self.effects.check_room(more)
         return self.effects
 
 
@@ -160,14 +160,19 @@ def emit(topic: str, value: Any = None, *, key: str | None = None) -> None:
 
     Raises:
         NotInTask: outside a task.
-        TypeError: the value cannot be encoded. ValueError: a bad topic, or more than 1 MiB.
+        TypeError: the value cannot be encoded. ValueError: a bad topic or key, or more than 1 MiB.
     """
     attempt = _current.get()
     if attempt is None:
         raise NotInTask("emit() works inside a running task only")
     if check_name(topic, "topic").startswith("done/"):
         raise ValueError(f"topic must not start with 'done/', got {topic!r}: those topics are culm's own")
-    data = encode(value)
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_NAME_CHARS and printable(key) == key):
+        raise ValueError(f"the key of event {topic!r} must be a str of 1 to {MAX_NAME_CHARS} characters, got {key!r}")
+    try:
+        data = encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as e:
+        raise TypeError(f"the value of event {topic!r} cannot be encoded: {e}") from e
     if len(data) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"the value of event {topic!r} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed")
     effects = attempt.join()

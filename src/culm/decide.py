@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import traceback
 
+from culm.duration import to_ms
 from culm.errors import Reject, RetryLater
 from culm.job import WIRE, Delivery, Job
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried
+from culm.options import printable
 from culm.retry import Retry, pause_ms
 
 UNKNOWN_AGE_MS = 600_000  # a job that no worker here understands is offered to others for so long, then it is a dead letter
@@ -57,7 +59,10 @@ def on_error(delivery: Delivery, error: BaseException, policy: Retry, *, ran_ms:
         return Failed(fault)
     after_ms = pause_ms(spec, delivery.attempt, draw=draw)
     if isinstance(error, RetryLater) and error.after is not None:
-        after_ms = round(error.after * 1000)
+        try:
+            after_ms = to_ms(error.after, "RetryLater after")
+        except (TypeError, ValueError) as e:
+            return Failed(fault_of(e))
     if job.deadline_ms is not None and delivery.age_ms + ran_ms + after_ms > job.deadline_ms:
         return Failed(fault)  # the retry would come too late: fail with the reason that is known
     return Retried(after_ms, fault)
@@ -103,11 +108,11 @@ def fault_of(error: BaseException) -> Fault:
         if type(error).__module__ in ("builtins", "culm.errors")
         else f"{type(error).__module__}.{type(error).__qualname__}"
     )
-    return Fault(name, _text(error)[:MAX_MESSAGE_CHARS], trace[-MAX_TRACE_CHARS:])
+    return Fault(name, printable(_text(error)[:MAX_MESSAGE_CHARS]), printable(trace[-MAX_TRACE_CHARS:]))
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as e:  # noqa: BLE001  # a user's __str__ may raise anything; the job must still end
+    except BaseException as e:  # noqa: BLE001  # a user's __str__ may raise anything; the job must still end
         return f"(its text could not be made: {type(e).__name__})"

@@ -80,6 +80,11 @@ def check_name(value: object, what: str) -> str:
     return value
 
 
+def printable(text: str) -> str:
+    r"""The text as UTF-8 can carry it: half a surrogate pair, as in the name of a badly encoded file, becomes `\udc80`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _unknown(name: str, allowed: type[TaskOptions]) -> str:
     near = difflib.get_close_matches(name, allowed.__annotations__, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(allowed.__annotations__))}"
@@ -125,6 +130,8 @@ def _topic(value: object) -> str:
 def _headers(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise TypeError(f"headers must be a dict of str to str, got {value!r}")
+    if any(printable(k + v) != k + v for k, v in value.items()):
+        raise ValueError(f"headers must be text that UTF-8 can carry, got {value!r}")
     if sum(len(k) + len(v) for k, v in value.items()) > MAX_HEADERS_CHARS:
         raise ValueError(f"headers may take {MAX_HEADERS_CHARS:,} characters together; pass what is larger as an argument")
     return dict(value)

@@ -22,7 +22,7 @@ class Retry:
         on: the errors that are worth a retry; others fail at once.
 
     Raises:
-        ValueError: a number is negative, NaN or absurd.
+        ValueError: a number is negative, NaN or absurd. TypeError: `on` holds something else than exception types.
 
     Example:
         >>> Retry(5, first=2, on=(ConnectionError,)).pause_ms(3, draw=1.0)
@@ -39,6 +39,8 @@ class Retry:
             raise ValueError(f"retry times must be a whole number from 0 to 10,000, got {self.times!r}")
         to_ms(self.first, "retry first")
         to_ms(self.cap, "retry cap")
+        if not isinstance(self.on, tuple) or not all(isinstance(e, type) and issubclass(e, BaseException) for e in self.on):
+            raise TypeError(f"retry on must be a tuple of exception types, got {self.on!r}; say on=(OSError,)")
 
     def pause_ms(self, retry: int, *, draw: float) -> int:
         """The pause before the `retry`-th retry (from 1), in ms. `draw` is random, from 0 to 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
+MAX_COUNT = 1_000_000_000  # events that a join may wait for
+
 AnyTask: TypeAlias = "Task[Any, Any]"
 
 
@@ -149,11 +151,15 @@ def make_job(bound: Bound[Any], job_id: str) -> Job:
     )
 
 
+def refuse_topic(topic: str) -> NoReturn:
+    raise NotInTask(f"topic={topic!r} means something inside a task only, where a when() waits for it")
+
+
 async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     """Send one job now and await its acceptance."""
     app, options = bound.task.app, bound.options
     if attempt is None and options.topic:
-        raise NotInTask(f"topic={options.topic!r} means something inside a task only, where a when() waits for it")
+        refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     if await app.gatherer().submit(Commit(send=(make_job(bound, job_id),))) == "conflict":
         raise IdConflict(job_id)
@@ -204,15 +210,19 @@ def when(*topics: str | tuple[str, int], run: Bound[R], need: int | None = None,
     if attempt is None:
         raise NotInTask("when() works inside a running task only")
     wanted = tuple((t, 1) if isinstance(t, str) else t for t in topics)
+    if not all(isinstance(t, tuple) and len(t) == 2 for t in wanted):
+        raise TypeError(f"when() takes topics as names or as (name, how many), got {topics!r}")
     names = tuple(check_name(name, "topic") for name, _ in wanted)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"when() needs one or more different topics, got {names!r}")
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for _, n in wanted):
-        raise ValueError(f"when() counts events by whole numbers from 0, got {wanted!r}")
+    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MAX_COUNT for _, n in wanted):
+        raise ValueError(f"when() counts events by whole numbers from 0 to {MAX_COUNT:,}, got {wanted!r}")
     if need is not None and not 1 <= need <= len(names):
         raise ValueError(f"need must be from 1 to the number of topics, {len(names)}, got {need!r}")
     if run.options.id:
         raise ValueError("a job that when() runs belongs to this scope; leave out id")
-    handle = join_send(run, attempt, after_ms=maybe_ms(timeout, "timeout"), reads=names)
+    after_ms = maybe_ms(timeout, "timeout")
+    attempt.join(more=2)  # room for both, or for none
+    handle = join_send(run, attempt, after_ms=after_ms, reads=names)
     attempt.join().triggers.append(Trigger(handle.id, attempt.job.scope, wanted, need or len(names)))
     return handle

@@ -16,7 +16,7 @@ import msgspec
 
 WITHIN_S = 20.0
 
-SHOP = '''
+SHOP = """
 import asyncio, logging, os, time
 from culm import App
 
@@ -37,7 +37,7 @@ async def nap(seconds: float) -> str:
 @app.task
 async def boom() -> None:
     raise ValueError("no way,\\nno how")
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Twins:
             return await question(self.model), await question(self.subject)
 
         wanted, got = self.runner.run(both())
-        assert got == wanted
+        assert got == wanted, first_difference(got, wanted)
         return wanted
 
     # -- what a step may be -------------------------------------------------------------------------------------------------
@@ -127,3 +127,12 @@ class Twins:
 async def _claimed(store: FullStore, queues: Sequence[str], lease: str, limit: int, for_ms: int, order: ClaimOrder) -> Claimed:
     claimed = await store.claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
     return Claimed(list(claimed.deliveries), claimed.next_ms)
+
+
+def first_difference(got: object, wanted: object, where: str = "") -> str:
+    """Where two answers part, in one line: a whole table is no help."""
+    if isinstance(got, dict) and isinstance(wanted, dict) and got.keys() == wanted.keys():
+        return next((first_difference(got[k], wanted[k], f"{where}.{k}") for k in got if got[k] != wanted[k]), where)
+    if isinstance(got, list | tuple) and isinstance(wanted, list | tuple) and len(got) == len(wanted):
+        return next((first_difference(g, w, f"{where}[{n}]") for n, (g, w) in enumerate(zip(got, wanted, strict=True)) if g != w), where)
+    return f"at {where or 'the top'}: got {got!r}, wanted {wanted!r}"

@@ -18,7 +18,7 @@ from culm.testing.cluster_plan import Plan, Spec
 from culm.testing.cluster_tasks import FIRST_MS, TIMES, token_of
 
 FOREVER_MS = 30 * 86_400_000
-GIVE_UP = 3  # a worker gives a commit up when it has failed so often, at the earliest
+GIVE_UP = 3  # a worker that stops gives a commit or a claim up when it has failed so often, at the earliest
 RETRIED = ("flaky", "slow")  # tasks with a retry policy
 
 
@@ -358,7 +358,8 @@ def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
         if n.what == "stopped":
             node, held, bitten = n.more
             over[node] = at
-            if held and bitten.get("commit.before", 0) + bitten.get("commit.after", 0) < GIVE_UP:
+            given_up = any(bitten.get(f"{call}.before", 0) + bitten.get(f"{call}.after", 0) >= GIVE_UP for call in ("commit", "claim"))
+            if held and not given_up:
                 yield "I34", f"{node} stopped gracefully, and still holds {held}"
         elif n.node in over and n.what in ("start", "end"):
             yield "I34", f"{n.node} had stopped, and job {n.job} went on: {n.what}"

@@ -21,6 +21,7 @@ MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+LAST_TRIES = 5  # of a claim that is under way when the worker stops: what it granted would be nobody's for the rest of the lease
 
 
 class Claimer:
@@ -84,7 +85,7 @@ class Claimer:
     async def _claim(self, limit: int) -> Claimed:
         """One claim, repeated under its lease until the store answers, so that a lost reply loses no job."""
         self._claims += 1
-        lease, pause = f"{self._name}/{self._claims}", FIRST_PAUSE_S
+        lease, pause, last_tries = f"{self._name}/{self._claims}", FIRST_PAUSE_S, LAST_TRIES
         while True:
             try:
                 order = "age" if self._claims % AGE_EVERY == 0 else "priority"
@@ -94,7 +95,10 @@ class Claimer:
             except StoreError as e:
                 log.warning("claim.failed: %s", e)
             if self._stopping:
-                return Claimed()
+                last_tries -= 1
+                if not last_tries:
+                    return Claimed()
+                pause = min(pause, 4 * FIRST_PAUSE_S)
             await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

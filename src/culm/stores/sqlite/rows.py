@@ -73,23 +73,24 @@ class Rows:
             case _:
                 self.finish(row, outcome, keep_ms)
                 return
+        attempts = 1 if isinstance(outcome, Retried) else 0  # the others give it back
         if row.flags & CANCELLED:
-            self.finish(row, Cancelled(), self.keep_of(row))
+            self.finish(row, Cancelled(), self.keep_of(row), attempts=attempts)
             return
         grants = self._grants(row)
         self._let_go(row)
         last = encode_outcome(outcome)
-        self._sql(SQL["settle"], (1 if isinstance(outcome, Retried) else 0, last, due, grants, grants, row.rid))
+        self._sql(SQL["settle"], (attempts, last, due, grants, grants, row.rid))
         self.make_ready(row.lane, due, row.rid)
 
-    def finish(self, row: Row, final: Final, keep_ms: int) -> None:
+    def finish(self, row: Row, final: Final, keep_ms: int, *, attempts: int = 1) -> None:
         """End the job; whoever waits for it hears of it."""
         if self._ledger:
             lease = self._sql(SQL["lease_of"], (row.lid,)).fetchone() if row.lid is not None else None
             self._sql(SQL["to_ledger"], (row.id, lease[0] if lease else "", self._now))
         if row.lid is not None:
             grants = self._grants(row)
-            self._sql(SQL["count_grants"], (grants, grants, row.rid))
+            self._sql(SQL["count_grants"], (attempts, grants, grants, row.rid))
             self._let_go(row)
         dead = isinstance(final, DEAD)
         if dead or keep_ms:

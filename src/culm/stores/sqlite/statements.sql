@@ -32,8 +32,8 @@ DELETE FROM jobs WHERE rid = ?
 UPDATE jobs SET ended = ?, last = ?, sweep_at = ?, due = NULL, flags = flags & 7 WHERE rid = ?
 -- name: settle  (attempts, last, due, grants, grants, rid): an attempt ended, the job did not; counts what its lease counted
 UPDATE jobs SET attempt = attempt + ?, last = ?, due = ?, fence = fence + ?, expiries = expiries + ? - 1, flags = flags & 7 WHERE rid = ?
--- name: count_grants  (grants, grants, rid): the same for a job that ended and is kept
-UPDATE jobs SET attempt = attempt + 1, fence = fence + ?, expiries = expiries + ? - 1 WHERE rid = ?
+-- name: count_grants  (attempts, grants, grants, rid): the same for a job that ended and is kept
+UPDATE jobs SET attempt = attempt + ?, fence = fence + ?, expiries = expiries + ? - 1 WHERE rid = ?
 -- name: grants  (rid) -> grants
 SELECT grants FROM held WHERE rid = ?
 -- name: make_ready  (lane, due, rid)
