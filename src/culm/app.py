@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import random
 import sys
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod
 
 from culm.batch import Answer, Gatherer
 from culm.clock import Clock, Ids, SystemClock
@@ -25,9 +27,10 @@ from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store
 from culm.sync import Portal
-from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job
+from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send
 
 if TYPE_CHECKING:
+    from culm.current import Attempt
     from culm.worker.worker import Worker, WorkerOptions
 
 P = ParamSpec("P")
@@ -65,8 +68,12 @@ class App:
         self.portal = Portal()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
-        self.new_id = Ids(self.clock, rng).new
+        self._ids = Ids(self.clock, rng)
+        self.new_id = self._ids.new
         self._store = store
+        forked = WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (again := forked()) and again())
+        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gatherer] | None = None  # nearly every call comes from one loop
         self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer] = WeakKeyDictionary()
 
     # -- tasks --------------------------------------------------------------------------------------------------------------
@@ -122,26 +129,27 @@ class App:
     async def enqueue_many(self, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]:
         """Send many jobs, of any tasks of this app, a thousand to a commit; each commit is applied wholly or not at all.
 
-        Inside a task all of them leave with its commit.
+        Inside a task all of them leave with its commit, except those with now=True.
 
         Raises:
+            NotInTask: a job has a topic, outside a task.
             PartlySent: the store failed, or an id belongs to another task's job, after some were accepted; `sent` has their ids.
         """
         attempt = running()
         if attempt is not None:
-            return [join_send(b, attempt) for b in bounds if self._own(b)]
+            return await self._many_inside(list(bounds), attempt)
         posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
         handles: list[Handle[Any]] = []
         gatherer, loop = self.gatherer(), asyncio.get_running_loop()
         for chunk in _chunks(bounds, CHUNK):
-            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._own(b)]
+            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
             handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
             answered: asyncio.Future[Answer] = loop.create_future()
             gatherer.post(Commit(send=tuple(jobs)), answered.set_result, weight=len(jobs))
             posted.append((jobs, answered))
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
             if len(posted) > CHUNKS_AHEAD:
-                await posted[-CHUNKS_AHEAD][1]
+                await asyncio.shield(posted[-CHUNKS_AHEAD][1])  # cancelling the caller does not cancel the answer
         await self._all_accepted(posted)
         return handles
 
@@ -149,7 +157,7 @@ class App:
         sent: list[str] = []
         failure: Exception | None = None
         for jobs, answered in posted:
-            answer = await answered
+            answer = await asyncio.shield(answered)
             if answer == "applied":
                 sent += [job.id for job in jobs]
             elif failure is None:
@@ -166,13 +174,26 @@ class App:
                 return job.id
         return jobs[0].id
 
+    async def _many_inside(self, bounds: list[Bound[Any]], attempt: Attempt) -> list[Handle[Any]]:
+        joined = {n: join_send(b, attempt) for n, b in enumerate(bounds) if self._own(b) and not b.options.now}
+        sent = await asyncio.gather(*(send(b, attempt) for b in bounds if b.options.now))
+        rest = iter(sent)
+        return [joined[n] if n in joined else next(rest) for n in range(len(bounds))]
+
+    def _outside(self, bound: Bound[Any]) -> bool:
+        if bound.options.topic:
+            refuse_topic(bound.options.topic)
+        return self._own(bound)
+
     def _own(self, bound: Bound[Any]) -> bool:
         if bound.task.app is not self:
             raise CulmError(f"task {bound.task.name!r} belongs to another app; enqueue it there")
         return True
 
     def job(self, job_id: str, task: Task[P, R]) -> Handle[R]:
-        """The handle of a job that was sent earlier, or elsewhere."""
+        """The handle of a job that was sent earlier, or elsewhere. Raises ValueError when that can be no job's id."""
+        if not isinstance(job_id, str) or not job_id.isprintable() or not job_id:
+            raise ValueError(f"a job id is a printable str, got {job_id!r}")
         return Handle(self, job_id, task)
 
     # -- running ------------------------------------------------------------------------------------------------------------
@@ -196,10 +217,21 @@ class App:
     def gatherer(self) -> Gatherer:
         """What turns the concurrent commits of this event loop into batches."""
         loop = asyncio.get_running_loop()
+        if self._latest is not None and self._latest[0]() is loop:
+            return self._latest[1]
         gatherer = self._gatherers.get(loop)
         if gatherer is None:
             gatherer = self._gatherers[loop] = Gatherer(self.store, client=f"app-{self.new_id()}", rng=self.rng)
+        self._latest = (weakref.ref(loop), gatherer)
         return gatherer
+
+    def _forked(self) -> None:
+        """In the child of a fork: its parent's threads are not here, and its parent's ids must not be made twice."""
+        self._ids.renew()
+        self.portal = Portal()
+        self._latest = None
+        self._gatherers.clear()
+        self._store = None if self.url else self._store
 
     async def __aenter__(self) -> Self:
         _ = self.store
@@ -210,7 +242,7 @@ class App:
 
     async def close(self) -> None:
         """Await what was sent and let the store go; the next use opens it again. A `memory://` store forgets everything."""
-        gatherer = self._gatherers.pop(asyncio.get_running_loop(), None)
+        gatherer, self._latest = self._gatherers.pop(asyncio.get_running_loop(), None), None
         if gatherer is not None:
             await gatherer.flush()
         if self._store is not None:

@@ -6,8 +6,8 @@ waits uses its event loop's own monotonic time.
 
 from __future__ import annotations
 
-import os
 import random
+import threading
 import time
 from typing import Protocol
 
@@ -33,13 +33,16 @@ class Ids:
         self._clock = clock
         self._rng = rng or random.SystemRandom()
         self._last = 0
-        self._pid = -1
-        self._suffix = ""
+        self._lock = threading.Lock()
+        self.renew()
+
+    def renew(self) -> None:
+        """Become another maker: after a fork, two processes would make the same ids."""
+        self._lock = threading.Lock()
+        self._suffix = f"{self._rng.getrandbits(40):010x}"
 
     def new(self) -> str:
         """A new id of 26 characters; greater than every earlier one from here."""
-        if self._pid != os.getpid():  # a fork copies the suffix: two processes would make the same ids
-            self._pid = os.getpid()
-            self._suffix = f"{self._rng.getrandbits(40):010x}"
-        self._last = max(self._last + 1, self._clock.now_ms() << 16)
-        return f"{self._last:016x}{self._suffix}"
+        with self._lock:  # `def` tasks and `.sync` send from threads
+            self._last = last = max(self._last + 1, self._clock.now_ms() << 16)
+        return f"{last:016x}{self._suffix}"

@@ -10,8 +10,8 @@ import traceback
 from culm.duration import to_ms
 from culm.errors import Reject, RetryLater
 from culm.job import WIRE, Delivery, Job
-from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried
 from culm.options import printable
+from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried
 from culm.retry import Retry, pause_ms
 
 UNKNOWN_AGE_MS = 600_000  # a job that no worker here understands is offered to others for so long, then it is a dead letter

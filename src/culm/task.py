@@ -111,7 +111,7 @@ class Task(Generic[P, R]):
             >>> job = await send_email.enqueue("ada@example.com", subject="hi")
             >>> receipt = await job.result(timeout=10)
         """
-        bound = Bound[R](self, self.signature.encode_call(args, kwargs))
+        bound: Bound[R] = Bound(self, self.signature.encode_call(args, kwargs))
         attempt = running()
         if attempt is not None and not self.options.now:
             return join_send(bound, attempt)

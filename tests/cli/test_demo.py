@@ -3,17 +3,20 @@
 import asyncio
 import hashlib
 import os
+import signal
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from culm import App
 from culm.cli import demo_tasks
 from culm.cli.demo_proof import Proof, prove
 from culm.cli.demo_tasks import Forked, Report
-from tests.cli.shell import Shell
+from culm.store import WorkerInfo
+from tests.cli.shell import Shell, gone
 
 
 def tree(folder: Path, files: int) -> Path:
@@ -76,6 +79,19 @@ def test_the_demo_of_an_empty_folder_works(shell: Shell) -> None:
     assert done.code == 0, done.err
     assert done.json["report"]["files"] == 0
     assert done.json["proof"]["holds"]
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(shell: Shell) -> None:
+    tree(shell.folder / "tree", 200)
+    demo = shell.start("demo", "tree", "--kill", "--json", "--store", "kept.db")
+    demo.line("killed worker")
+    with closing(sqlite3.connect(shell.folder / "kept.db")) as connection:
+        workers = [msgspec.msgpack.decode(info, type=WorkerInfo).pid for (info,) in connection.execute("SELECT info FROM workers")]
+    demo.signal(signal.SIGINT)
+    assert demo.end() == 130
+    assert len(workers) >= 2
+    assert all(gone(pid) for pid in workers)
+    assert not any("Traceback" in line for line in demo.lines)
 
 
 # -- its tasks ----------------------------------------------------------------------------------------------------------------

@@ -4,10 +4,16 @@ import os
 import signal
 import sqlite3
 from contextlib import closing
+from typing import cast
 
+import pytest
+
+from culm import App
+from culm.worker import process
+from culm.worker.worker import Worker
 from tests.cli.shell import Shell, gone, pid_in
 
-QUICK = ("--lease", "2", "--heartbeat", "0.3")
+QUICK = ("--lease", "1", "--heartbeat", "0.3")
 
 
 def attempts(shell: Shell, job_id: str) -> int:
@@ -60,7 +66,7 @@ def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
 
 
 def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
-    shell.run("enqueue", "shop:app", "shop.nap", "1", "--id", "runs")
+    shell.run("enqueue", "shop:app", "shop.nap", "0.7", "--id", "runs")
     supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)
     supervisor.line("worker.started", nth=2)
     victim = pid_in(supervisor.line("napping in"))
@@ -105,3 +111,22 @@ def test_a_child_that_dies_young_again_and_again_is_replaced_ever_later(shell: S
     assert "exit code 3; replaced in 0.2 s" in supervisor.line("supervisor.died", nth=2)
     supervisor.signal(signal.SIGTERM)
     assert supervisor.end() == 0
+
+
+class Broken:
+    """A worker whose claimer ended by itself."""
+
+    failed = RuntimeError("the claimer is broken")
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        raise self.failed
+
+
+def test_a_worker_whose_claimer_ends_says_why_and_exits_1(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process.gc, "freeze", lambda: None)
+    monkeypatch.setattr(process.gc, "set_threshold", lambda *_: None)
+    broken = cast("Worker", Broken())
+    assert process.run_worker(App("memory://"), broken, title="shop:app", grace=1, ready=lambda: None) == 1
+    assert "worker.failed: RuntimeError: the claimer is broken" in caplog.text

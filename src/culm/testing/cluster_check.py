@@ -78,6 +78,8 @@ class Lives(Struct):
     tables: Tables
     stalled: bool  # some worker stood still: what should have ended a job came late
     lost_beats: dict[str, int]  # node -> replies to its heart that were lost
+    holders: dict[str, str]  # worker -> its node
+    undisturbed: set[str]  # nodes that had no reason to lose a lease
 
     def spec(self, life: Life) -> Spec | None:
         """What the plan says of the job that won its id."""
@@ -117,8 +119,23 @@ def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
             lives[n.more.join].awaits = n.more
     for job_id, row in tables.rows.items():
         (lives.get(job_id) or lives.setdefault(job_id, Life(job_id))).row = row
+    holders = {n.more[1]: n.more[0] for n in notes if n.what == "up"}
     lost_beats = {n.more[0]: n.more[1].get("extend.after", 0) for n in notes if n.what == "bitten"}
-    return Lives(plan, notes, lives, plan.specs, tables, any(n.what == "stall" for n in notes), lost_beats)
+    return Lives(
+        plan, notes, lives, plan.specs, tables, any(n.what == "stall" for n in notes), lost_beats, holders, _undisturbed(plan, notes)
+    )
+
+
+def _undisturbed(plan: Plan, notes: Sequence[Note]) -> set[str]:
+    if plan.faults.slow_ms > 100:
+        return set()  # its heart may beat too slowly
+    struck = {n.more for n in notes if n.what in ("kill", "stall", "outage")}
+    calm = set()
+    for node, bitten in (n.more for n in notes if n.what == "bitten"):
+        lost_commits = bitten.get("commit.before", 0) + bitten.get("commit.after", 0)
+        if not bitten.get("extend.before") and lost_commits < GIVE_UP and not any(b.startswith("crash") for b in bitten):
+            calm.add(node)
+    return calm - struck
 
 
 Rule = Callable[[Life, Lives], Iterator[str]]
@@ -252,6 +269,16 @@ def expiries_are_counted(life: Life, lives: Lives) -> Iterator[str]:
         taken_over += was.lease not in ended
         if now.more.expiries != taken_over:
             yield f"leases on job {life.id} ran out {taken_over} times; its claim says {now.more.expiries}"
+
+
+@_rule("I32")
+def leases_run_out_for_a_reason(life: Life, lives: Lives) -> Iterator[str]:
+    """Whoever lives, and reaches the store, keeps what it holds."""
+    ended = {n.lease for _, n in life.commits}
+    for (_, was), (_, now) in zip(life.claims, life.claims[1:], strict=False):
+        holder = lives.holders.get(was.lease.rpartition("/")[0], "")
+        if was.lease not in ended and holder in lives.undisturbed:
+            yield f"the lease {was.lease} on job {life.id} ran out, although {holder} had no reason; {now.lease} took the job"
 
 
 @_rule("I20")

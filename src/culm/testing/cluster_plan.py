@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from culm.outcome import Ending
 from culm.testing.cluster_tasks import TIMES
-from culm.testing.faults import CALM, Crash
+from culm.testing.faults import Crash
 from culm.testing.faults import Plan as Faults
 
 LEASE_MS, BEAT_MS, POLL_MS, GRACE_MS = 900, 300, 400, 300
@@ -234,7 +234,7 @@ def _strikes(rng: Random) -> list[Strike]:
 def _faults(rng: Random) -> Faults:
     match rng.randrange(5):
         case 0:
-            return CALM
+            return Faults(slow_ms=0)
         case 1 | 2:
             return Faults(before=0.03, after=0.06, slow=0.1, slow_ms=100)
         case 3:

@@ -214,12 +214,12 @@ def _values(columns: int, rows: int) -> str:
 
 
 # Not in statements.sql: these repeat one row as often as a chunk is long.
-_INSERT = {n: f"INSERT INTO jobs (rid, id, lane, sent, due, flags, job) VALUES {_values(7, n)}" for n in CHUNKS}
-_READY = {n: f"INSERT INTO ready VALUES {_values(3, n)}" for n in CHUNKS}
+_INSERT = {n: f"INSERT INTO jobs (rid, id, lane, sent, due, flags, job) VALUES {_values(7, n)}" for n in CHUNKS}  # noqa: S608  # question marks
+_READY = {n: f"INSERT INTO ready VALUES {_values(3, n)}" for n in CHUNKS}  # noqa: S608  # the same
 _FINISH = {
     n: f"""WITH v (rid, ended, last, sweep_at) AS (VALUES {_values(4, n)})
     UPDATE jobs SET ended = v.ended, last = v.last, sweep_at = v.sweep_at, due = NULL,
         attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
-    FROM v JOIN held h ON h.rid = v.rid WHERE jobs.rid = v.rid"""
+    FROM v JOIN held h ON h.rid = v.rid WHERE jobs.rid = v.rid"""  # noqa: S608  # the same
     for n in CHUNKS
 }
