@@ -30,13 +30,15 @@ def one(workload: str, url: str = "memory://") -> dict[str, float]:
 def drain(url: str, task: str, workers: int) -> float:
     """Jobs per second, from the common start to the last commit, with the jobs queued before."""
     env = {**os.environ, "CULM_URL": url}
-    queue = f"import asyncio; from benchmarks.tasks import app, {task} as t; asyncio.run(app.enqueue_many(t.bind(i) for i in range(100_000)))"
+    queue = (
+        f"import asyncio; from benchmarks.tasks import app, {task} as t; asyncio.run(app.enqueue_many(t.bind(i) for i in range(100_000)))"
+    )
     subprocess.run([sys.executable, "-c", queue], env=env, check=True, stdout=subprocess.DEVNULL)
     command = [sys.executable, "-m", "benchmarks.one", "drain"]
     children = [subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     for child in children:
         assert child.stdout is not None
-        child.stdout.readline()
+        child.stdout.readline()  # ready
     for child in children:
         assert child.stdin is not None
         child.stdin.write("go\n")
@@ -53,7 +55,8 @@ def huey(folder: Path) -> float:
     stamps = folder / "stamps"
     env = {**os.environ, "HUEY_DB": str(folder / "huey.db"), "HUEY_STAMPS": str(stamps), "HUEY_N": str(HUEY_N)}
     subprocess.run([sys.executable, "-m", "benchmarks.huey_peer"], env=env, check=True)
-    consumer = [str(Path(sys.executable).parent / "huey_consumer"), "benchmarks.huey_peer.huey", "-k", "thread", "-w", "8", "-d", "0.005", "-q", "-n"]
+    options = ["-k", "thread", "-w", "8", "-d", "0.005", "-q", "-n"]
+    consumer = [str(Path(sys.executable).parent / "huey_consumer"), "benchmarks.huey_peer.huey", *options]
     child = subprocess.Popen(consumer, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -148,9 +151,10 @@ def main() -> None:
     print(f"{'culm':34s} {'beside':26s} {'culm /s':>10s} {'beside /s':>10s}  ratio (least-greatest)")
     for cells in zip(*rounds, strict=True):
         ratios = sorted(figure / ceiling for _, _, figure, ceiling in cells)
-        figure, ceiling = (statistics.median(c[k] for c in cells) for k in (2, 3))  # type: ignore[misc]  # columns 2 and 3 are floats
+        figure, ceiling = statistics.median(c[2] for c in cells), statistics.median(c[3] for c in cells)
         table.append({"what": cells[0][0], "beside": cells[0][1], "per_s": figure, "beside_per_s": ceiling, "ratios": ratios})
-        print(f"{cells[0][0]:34s} {cells[0][1]:26s} {figure:10,.0f} {ceiling:10,.0f}  {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        print(f"{cells[0][0]:34s} {cells[0][1]:26s} {figure:10,.0f} {ceiling:10,.0f}  {spread}")
     figures = {k: statistics.median(s[k] for s in singles) for k in singles[0]}
     print()
     for name, value in figures.items():

@@ -72,7 +72,7 @@ async def bare_loop(n: int) -> float:
     started = time.perf_counter()
     for start in range(0, n, 100):
         for i in range(start, min(start + 100, n)):
-            loop.create_task(run(rows[i], ids[i]), context=base.copy())  # noqa: RUF006  # awaited by the count below
+            loop.create_task(run(rows[i], ids[i]), context=base.copy())  # awaited by the count below
         await asyncio.sleep(0)
     while len(results) < n:
         await asyncio.sleep(0)

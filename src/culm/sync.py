@@ -34,7 +34,7 @@ class Portal:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Raises CulmError when called from a coroutine, whose loop it would block."""
-        if asyncio._get_running_loop() is not None:
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001  # documented for libraries; the public call raises instead
             work.close()
             raise CulmError("this thread runs an event loop; use the async call with `await` instead of `.sync`")
         return asyncio.run_coroutine_threadsafe(work, self._started()).result()

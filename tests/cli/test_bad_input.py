@@ -53,6 +53,7 @@ TABLE: list[Row] = [
     ("some other file", ["status", "x", "--url", "sqlite:///shop.py"], 78, "not a culm store"),
     ("a newer schema", ["status", "x", "--url", "sqlite:///newer.db"], 78, "upgrade culm"),
     ("a demo of no folder", ["demo", "nowhere"], 2, "there is no folder"),
+    ("a murder of the only worker", ["demo", ".", "--kill", "--processes", "1"], 2, "--processes 2"),
     ("a demo into no folder", ["demo", ".", "--store", "nowhere/x.db"], 78, "nowhere"),
 ]
 
@@ -63,7 +64,7 @@ import json, os, sys, tempfile
 from culm.cli.main import main
 
 main(["status", "a", "b", "c"])  # warms up: some is imported at its first use only
-answers = []
+children = []
 for arguments in json.load(sys.stdin):
     out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
     child = os.fork()
@@ -71,12 +72,13 @@ for arguments in json.load(sys.stdin):
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         sys.exit(main(arguments))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    texts = []
-    for file in (out, err):
-        file.seek(0)
-        texts.append(file.read().decode())
-    answers.append((code, *texts))
+    children.append((child, out, err))
+
+def text(file):
+    file.seek(0)
+    return file.read().decode()
+
+answers = [(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text(out), text(err)) for child, out, err in children]
 json.dump(answers, sys.stdout)
 """
 

@@ -137,26 +137,6 @@ def the_heart_does_not_extend(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(worker, "beat", beat)
 
 
-@_bug("the heart stops at the first lost reply")
-def the_heart_stops_at_the_first_lost_reply(patch: pytest.MonkeyPatch) -> None:
-    right = worker.beat
-
-    async def beat(body: Body, store: FullStore, **more: Any) -> None:
-        class OneLife:
-            async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
-                try:
-                    return await store.extend(held, for_ms=for_ms)
-                except StoreUnavailable as e:
-                    raise asyncio.CancelledError from e
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(store, name)
-
-        await right(body, OneLife(), **more)  # type: ignore[arg-type]  # it passes on the rest
-
-    patch.setattr(worker, "beat", beat)
-
-
 @_bug("cancel ignored by the worker")
 def cancel_ignored_by_the_worker(patch: pytest.MonkeyPatch) -> None:
     right = Slots.leases_are
@@ -199,14 +179,6 @@ def stop_loses_the_claim_in_flight(patch: pytest.MonkeyPatch) -> None:
 @_bug("stop gives nothing back")
 def stop_gives_nothing_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Slots, "_let_go", lambda self, delivery, outcome: None)
-    patch.setattr(Runner, "_stopped", _held_for_ever(Runner._stopped))
-
-
-def _held_for_ever(right: Callable[..., Outcome]) -> Callable[..., Any]:
-    def stopped(self: Runner, attempt: Attempt, *more: Any) -> Any:
-        return msgspec.UNSET if attempt.stopping == "shutdown" else right(self, attempt, *more)
-
-    return stopped
 
 
 @_bug("stop does not await its last commits")

@@ -61,6 +61,8 @@ class Demo:
         """Raises Quit (no such folder, workers that do not start) and ConfigError (the store's file)."""
         if not self._folder.is_dir():
             raise Quit(f"there is no folder {self._folder}; give the demo an existing one", Exit.USAGE)
+        if self._kill and self._processes < 2:
+            raise Quit("a process without a supervisor is not replaced; --kill needs --processes 2 or more", Exit.USAGE)
         home = Path(tempfile.mkdtemp(prefix="culm-demo-"))
         path = self._path = self._store or home / "culm.db"
         demo_tasks.app.url = f"sqlite:///{quote(str(path))}?ledger=on"

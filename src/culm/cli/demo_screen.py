@@ -97,7 +97,9 @@ def _panel(p: Progress) -> Group:
     for w in p.workers:
         killed = w.pid in p.killed
         table.add_row(f"pid {w.pid}", "killed" if killed else str(w.running), str(w.done), style="red" if killed else "")
-    return Group(head, ProgressBar(total=max(1, p.total or 1), completed=p.done, width=BAR), table)
+    bar = Table.grid()  # a bar by itself ends no line
+    bar.add_row(ProgressBar(total=max(1, p.total or 1), completed=p.done, width=BAR))
+    return Group(head, bar, table)
 
 
 def worker_line(w: WorkerInfo, killed: tuple[int, ...]) -> str:

@@ -239,6 +239,8 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+    except OSError as e:  # such as a working directory that was removed
+        return _refuse(str(e), Exit.FAILED)
     return code if isinstance(code, int) else Exit.OK
 
 

@@ -203,7 +203,7 @@ class Cluster:
 
     async def _stop(self, node: Node) -> None:
         """A graceful stop; what the worker held is claimable at once, unless the store did not hear of it."""
-        assert node.worker is not None  # noqa: S101  # for the type checker
+        assert node.worker is not None  # for the type checker
         before = node.way.bitten.copy()
         await node.worker.stop()
         bitten = node.way.bitten - before

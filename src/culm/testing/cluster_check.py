@@ -51,7 +51,8 @@ class Life(Struct):
     raises: list[At] = []
     finals: list[At] = []
     reads: list[At] = []
-    told: list[At] = []  # the answer of an extension: cancelled
+    held: list[At] = []  # answers of extensions
+    told: list[At] = []  # those that said: cancelled
     joined: list[At] = []
     born_of: list[Life] = []  # committed attempts that sent it
     born_in_vain: bool = False  # an attempt that did not commit sent it
@@ -79,6 +80,7 @@ class Lives(Struct):
     stalled: bool  # some worker stood still: what should have ended a job came late
     lost_beats: dict[str, int]  # node -> replies to its heart that were lost
     holders: dict[str, str]  # worker -> its node
+    facts: dict[tuple[str, str], int]  # (scope, key) -> the value of the first committed emission
     undisturbed: set[str]  # nodes that had no reason to lose a lease
 
     def spec(self, life: Life) -> Spec | None:
@@ -90,7 +92,7 @@ class Lives(Struct):
 
 _LISTS = {
     "send": "sent", "acked": "acked", "refused": "refused", "claim": "claims", "commit": "commits", "start": "starts", "end": "ends",
-    "raise": "raises", "final": "finals", "read": "reads", "cancelled.": "told", "joined": "joined",
+    "raise": "raises", "final": "finals", "read": "reads", "held": "held", "cancelled.": "told", "joined": "joined",
 }  # fmt: skip
 
 
@@ -122,8 +124,27 @@ def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
     holders = {n.more[1]: n.more[0] for n in notes if n.what == "up"}
     lost_beats = {n.more[0]: n.more[1].get("extend.after", 0) for n in notes if n.what == "bitten"}
     return Lives(
-        plan, notes, lives, plan.specs, tables, any(n.what == "stall" for n in notes), lost_beats, holders, _undisturbed(plan, notes)
+        plan,
+        notes,
+        lives,
+        plan.specs,
+        tables,
+        any(n.what == "stall" for n in notes),
+        lost_beats,
+        holders,
+        _facts(notes),
+        _undisturbed(plan, notes),
     )
+
+
+def _facts(notes: Sequence[Note]) -> dict[tuple[str, str], int]:
+    emitted = {(n.job, n.lease): n.more for n in notes if n.what == "emit"}
+    facts: dict[tuple[str, str], int] = {}
+    for n in notes:
+        if n.what == "commit" and isinstance(n.more, Succeeded) and (n.job, n.lease) in emitted:
+            key, value = emitted[n.job, n.lease]
+            facts.setdefault((n.job.partition("~")[0], key), value)
+    return facts
 
 
 def _undisturbed(plan: Plan, notes: Sequence[Note]) -> set[str]:
@@ -209,7 +230,7 @@ def one_live_lease(life: Life, lives: Lives) -> Iterator[str]:
     for (_, was), (at, now) in zip(life.claims, life.claims[1:], strict=False):
         if ended.get(was.lease, at) < at or was.lease == now.lease:
             continue
-        extended = [n.more for n in lives.notes[:at] if n.what in ("held", "cancelled.") and n.job == life.id and n.lease == was.lease]
+        extended = [n.more for i, n in (*life.held, *life.told) if i < at and n.lease == was.lease]
         until = max(extended, default=was.more.until_ms)
         if until > now.ms:
             yield f"job {life.id} was claimed under {now.lease} {until - now.ms} ms before the lease {was.lease} ended"
@@ -240,6 +261,8 @@ def cancelled_before_the_claim(life: Life, lives: Lives) -> Iterator[str]:
         return
     if life.claims and life.claims[0][0] > life.cancel:
         yield f"job {life.id} was claimed, although it had been cancelled before"
+    if any(at > life.cancel for at, _ in life.held):
+        yield f"job {life.id} had been cancelled, and its worker was not told"
     for at, n in life.ends:
         told = [i for i, t in life.told if i < at and t.lease == n.lease]
         began = max((i for i, s in life.starts if s.lease == n.lease), default=at)
@@ -284,8 +307,8 @@ def leases_run_out_for_a_reason(life: Life, lives: Lives) -> Iterator[str]:
 @_rule("I20")
 def never_early(life: Life, lives: Lives) -> Iterator[str]:
     spec = lives.spec(life)
-    if spec is not None and spec.delay_ms and life.stored is not None:
-        due = life.stored + spec.delay_ms
+    if spec is not None and life.stored is not None:
+        due = max(life.stored + spec.delay_ms, spec.at_ms)
         for _, n in life.claims:
             if n.ms < due:
                 yield f"job {life.id} was claimed {due - n.ms} ms early"
@@ -297,6 +320,10 @@ def never_early(life: Life, lives: Lives) -> Iterator[str]:
         for _, n in life.starts:
             if n.more.attempt == attempt + 1 and n.ms < failed.ms + FIRST_MS * 2 ** (attempt - 1) // 2:
                 yield f"attempt {attempt + 1} of job {life.id} began {n.ms - failed.ms} ms after the failure"
+    for at, n in life.commits:
+        again = next((c for i, c in life.claims if i > at), None)
+        if isinstance(n.more, Retried) and again is not None and again.ms < n.ms + n.more.after_ms:
+            yield f"job {life.id} was claimed {again.ms - n.ms} ms after it was to be retried in {n.more.after_ms} ms"
     expires_ms = life.row.job.expires_ms if life.row is not None else None
     for _, n in life.starts:
         if expires_ms is not None and n.more.age_ms > expires_ms:
@@ -334,6 +361,10 @@ def a_join_sees_its_full_set(life: Life, lives: Lives) -> Iterator[str]:
         return
     for _, n in life.joined:
         full = sum(sorted(n.more.get(topic, ())) == sorted(keys) for topic, keys in wanted.keys.items())
+        if wrong := [
+            k for found in n.more.values() for k, value in found.items() if value != lives.facts.get((life.id.partition("~")[0], k), value)
+        ]:
+            yield f"join {life.id} saw another value than the first of {wrong}"
         if full < wanted.need:
             yield f"join {life.id} saw {n.more}; it should see {wanted.need} of {wanted.keys}"
     claimed = life.claims[0][0] if life.claims else 1 << 60

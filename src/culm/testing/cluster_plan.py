@@ -7,6 +7,7 @@ lease, stalls and outages may outlast it, and some jobs take longer than one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from culm.outcome import Ending
 from culm.testing.cluster_tasks import TIMES
 from culm.testing.faults import Crash
 from culm.testing.faults import Plan as Faults
+from culm.testing.virtual_loop import START_S
 
 LEASE_MS, BEAT_MS, POLL_MS, GRACE_MS = 900, 300, 400, 300
 HEAL_MS = 1_600  # from here on nothing goes wrong any more
@@ -35,6 +37,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     attempts: int | None = 1  # which attempt ends it; None: that depends
     starts: bool = True  # unless cancelled or expired
     delay_ms: int = 0
+    at_ms: int = 0
 
 
 class Send(Struct, frozen=True):
@@ -122,9 +125,9 @@ def _ms(rng: Random) -> int:
 
 
 def _plain(rng: Random, i: str) -> Spec:
-    options: dict[str, Any] = {"keep": 0} if rng.random() < 0.4 else {}
-    if rng.random() < 0.3:
-        options["priority"] = rng.randrange(10)
+    if rng.random() < 0.4:  # gone with its commit: only a store that knows what it has answered does not run it again
+        return Spec(id=i, task="plain", args=(rng.choice((0, 0, 5, 20)),), options={"keep": 0})
+    options = {"priority": rng.randrange(10)} if rng.random() < 0.3 else {}
     return Spec(id=i, task="plain", args=(_ms(rng),), options=options)
 
 
@@ -152,7 +155,7 @@ def _slow(rng: Random, i: str) -> Spec:
 
 
 def _fork(rng: Random, i: str) -> Spec:
-    how = rng.choice(("topic", "topic", "late", "facts", "facts", "race", "timed"))
+    how = rng.choice(("topic", "topic", "late", "late", "facts", "facts", "both", "both", "race", "timed"))
     return Spec(id=i, task="fork", args=(rng.randint(2, 4), rng.choice((0, 20, 100, 300)), how))
 
 
@@ -162,6 +165,9 @@ def _chain(rng: Random, i: str) -> Spec:
 
 def _delayed(rng: Random, i: str) -> Spec:
     ms = rng.randint(50, 900)
+    if rng.random() < 0.4:
+        at_ms = round(START_S * 1000) + ms
+        return Spec(id=i, task="plain", args=(0,), options={"at": datetime.fromtimestamp(at_ms / 1000, tz=UTC)}, at_ms=at_ms)
     return Spec(id=i, task="plain", args=(rng.choice((0, 50)),), options={"delay": ms / 1000}, delay_ms=ms)
 
 
@@ -183,7 +189,7 @@ def _rare(rng: Random, i: str) -> Spec:
 
 
 def _stubborn(rng: Random, i: str) -> Spec:
-    return Spec(id=i, task="stubborn", args=(_ms(rng),))
+    return Spec(id=i, task="stubborn", args=(rng.choice((20, 700, 1_300, 1_300)),))
 
 
 def _typed(_: Random, i: str) -> Spec:
@@ -216,7 +222,11 @@ def _sends(rng: Random, specs: list[Spec]) -> list[Send]:
 
 
 def _cancels(rng: Random, specs: list[Spec]) -> list[Cancel]:
-    return [Cancel(rng.randrange(LAST_SEND_MS + 300), rng.randrange(CLIENTS), s.id) for s in specs if rng.random() < 0.2]
+    return [
+        Cancel(rng.randrange(LAST_SEND_MS + 300), rng.randrange(CLIENTS), s.id)
+        for s in specs
+        if rng.random() < (0.5 if s.task == "stubborn" else 0.2)
+    ]
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ import asyncio
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
+
 from culm.app import App
-from culm.current import Attempt, current, emit
+from culm.current import Attempt, ReadEvent, current, emit
 from culm.errors import Reject
 from culm.handle import Handle
 from culm.retry import Retry
@@ -166,6 +168,10 @@ async def fork(n: int, ms: int, how: str) -> str:
             for i, key in enumerate(keys):
                 await _send("part", i, ms, key)
             _when(("fact", len(set(keys))), keys={"fact": sorted(set(keys))})
+        case "both":
+            ids = [(await _send("part", i, ms, f"k{i // 2}", topic="part")).id for i in range(n)]
+            keys = sorted({f"k{i // 2}" for i in range(n)})
+            _when(("part", n), ("fact", len(keys)), keys={"part": ids, "fact": keys})
         case "race":
             ids = [(await _send("part", i, ms * i, "", topic=f"part{i}")).id for i in range(n)]
             _when(*((f"part{i}", 1) for i in range(n)), keys={f"part{i}": [ids[i]] for i in range(n)}, need=1)
@@ -182,6 +188,7 @@ async def part(i: int, ms: int, key: str) -> str:
     _began()
     if key:
         emit("fact", i, key=key)
+        _note("emit", (key, i))
     await _spend(ms)
     if not key and i == 1:
         _note("raise")
@@ -200,5 +207,13 @@ async def waiter(ids: list[str]) -> str:
 @_all.task(name="join")
 async def join() -> str:
     attempt = _began()
-    _note("joined", {topic: [e.key for e in events] for topic, events in attempt.events.items()})
+    _note("joined", {topic: {e.key: _value(e) for e in events} for topic, events in attempt.events.items()})
     return _done()
+
+
+def _value(event: ReadEvent) -> int | None:
+    """What was emitted; None: it records a job's end."""
+    try:
+        return event.read(int)
+    except msgspec.ValidationError:
+        return None

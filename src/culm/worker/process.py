@@ -62,14 +62,18 @@ def _tell(fd: int) -> None:
         os.close(fd)
 
 
+def tune() -> None:
+    """What was imported stays: the collector need not look at it again. Fewer, larger collections measured faster."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def run_worker(app: App, worker: Worker, *, title: str, grace: float, ready: Callable[[], None]) -> int:
     """Run until a signal says stop. Returns the exit code: 0, or 1 when the worker ended by itself.
 
     Raises ConfigError and StoreError when the store cannot be opened.
     """
-    # What was imported stays: the collector need not look at it again. Fewer, larger collections measured faster.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    tune()
     log.info("worker: %s, pid %d, tasks %s", title, os.getpid(), ", ".join(sorted(app.tasks)) or "(none)")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(app, worker, grace, ready))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -151,8 +152,13 @@ class Slots:
     def _stop(self, attempt: Attempt, why: Literal["timeout", "cancel", "shutdown", "lost"]) -> None:
         attempt.stopping = attempt.stopping or why
         attempt.cancelled = True
-        if attempt.task is not None:
-            attempt.task.cancel()
+        task = attempt.task
+        if task is None:
+            return
+        task.cancel()
+        if inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_CREATED:
+            # Cancelled before its first step it never runs, and tells nobody: its slot and its lease would be held for ever.
+            self._ended(attempt, decide.on_cancel() if why == "cancel" else Released())
 
     def release_buffered(self) -> None:
         """Give back what has not started, for others."""

@@ -1,4 +1,6 @@
-"""Where `def` tasks run: threads, each with the context of its job. A thread cannot be stopped: one whose job timed out is counted as leaked.
+"""Where `def` tasks run: threads, each with the context of its job.
+
+A thread cannot be stopped: one whose job timed out is counted as leaked.
 
 Threads are daemons, so that a leaked one does not keep the process; one that is done takes the next job, or waits for it.
 """

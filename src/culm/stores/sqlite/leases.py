@@ -1,6 +1,7 @@
 """Claims and extensions. A claim moves the oldest due jobs of some lanes from `ready` to `held` in four statements, however many they are.
 
-What was claimed is remembered here, lease by lease, so that a commit finds its rows without a look-up; the database still has the last word.
+What was claimed is remembered here, lease by lease, so that a commit finds its rows without a look-up; the database
+still has the last word.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`sqlite:///file`: one file, in WAL, shared by all processes of a machine. One writing desk gathers what is asked into transactions.
 
 Map: `schema.sql` the tables; `desk.py` the thread and its transactions; `commits.py`, `rows.py` and `leases.py` the kernel;
-`reads.py` and `upkeep.py` the rest; `watch.py` hears other processes. An acknowledged commit has been fsynced, unless the durability is relaxed.
+`reads.py` and `upkeep.py` the rest; `watch.py` hears other processes. An acknowledged commit has been fsynced, unless the
+durability is relaxed.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ HINT_MS = 60_000
 def replay(connection: Connection, job_ids: Sequence[str], now: int, rows: Rows) -> int:
     dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
     for rid, job_id, lane, flags in dead:
-        flags = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC)
-        connection.execute(SQL["revive"], (now, now, flags, rid))
+        entered = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC)
+        connection.execute(SQL["revive"], (now, now, entered, rid))
         rows.make_ready(lane, now, rid)
     return len(dead)
 

@@ -1,6 +1,7 @@
 """Hears of what other processes wrote: a thread that asks, while somebody waits, whether the file has changed.
 
-`PRAGMA data_version` costs microseconds. It is asked every 5 ms, and every 20 ms once nothing has happened for a while; when nobody waits, not at all.
+`PRAGMA data_version` costs microseconds. It is asked every 5 ms, and every 20 ms once nothing has happened for a while;
+when nobody waits, not at all.
 """
 
 from __future__ import annotations
