@@ -108,8 +108,7 @@ def one_round(folder: Path) -> list[Row]:
     rows: list[Row] = []
     bare = one("bare_loop")["per_s"]
     rows.append(("memory: drain", "bare loop", one("drain")["per_s"], bare))
-    for name in ("enqueue_one", "callers_100", "enqueue_many"):
-        rows.append((f"memory: {name}", "bare loop", one(name)["per_s"], bare))
+    rows += [(f"memory: {name}", "bare loop", one(name)["per_s"], bare) for name in ("enqueue_one", "callers_100", "enqueue_many")]
     for sync, durability in (("FULL", "full"), ("NORMAL", "relaxed")):
         raw = {k: one(f"{k}_{sync}")["per_s"] for k in ("insert_1", "insert_100", "take_100")}
 

@@ -102,7 +102,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = folder / "jobs.db"
-        self.env = os.environ | {"CULM_URL": f"sqlite:///{self.store}", "COLUMNS": "200"}
+        self.env = os.environ | {"CULM_URL": f"sqlite:///{self.store}", "COLUMNS": "200", "TMPDIR": str(folder)}
         self._running: list[Running] = []
         (folder / "shop.py").write_text(SHOP)
 

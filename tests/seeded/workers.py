@@ -176,6 +176,18 @@ def stop_loses_the_claim_in_flight(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claimer, "_claim", claim)
 
 
+@_bug("a stop before the first step leaks the slot")
+def a_stop_before_the_first_step_leaks_the_slot(patch: pytest.MonkeyPatch) -> None:
+    """Cancelled before it began, a coroutine never runs, and tells nobody."""
+
+    def stop(self: Slots, attempt: Attempt, why: Any) -> None:
+        attempt.stopping, attempt.cancelled = attempt.stopping or why, True
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    patch.setattr(Slots, "_stop", stop)
+
+
 @_bug("stop gives nothing back")
 def stop_gives_nothing_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Slots, "_let_go", lambda self, delivery, outcome: None)
@@ -237,4 +249,11 @@ class ClaimNotAtomic(Tables):
         return taken
 
 
-STORES: dict[str, type[Tables]] = {"claim not atomic": ClaimNotAtomic}
+class EarlyTimer(Tables):
+    """A job is taken up to 25 ms before it is due: as if a worker's clock decided."""
+
+    def _take(self, lanes: Sequence[tuple[str, int]], now: int, limit: int) -> list[Row]:
+        return super()._take(lanes, now + 25, limit)
+
+
+STORES: dict[str, type[Tables]] = {"claim not atomic": ClaimNotAtomic, "timer by another clock": EarlyTimer}

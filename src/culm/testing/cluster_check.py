@@ -46,6 +46,7 @@ class Life(Struct):
     cancel: int | None = None  # where in the history the store heard of a cancel
     claims: list[At] = []
     commits: list[At] = []
+    fenced: list[At] = []
     starts: list[At] = []
     ends: list[At] = []
     raises: list[At] = []
@@ -91,7 +92,7 @@ class Lives(Struct):
 
 
 _LISTS = {
-    "send": "sent", "acked": "acked", "refused": "refused", "claim": "claims", "commit": "commits", "start": "starts", "end": "ends",
+    "send": "sent", "acked": "acked", "refused": "refused", "claim": "claims", "commit": "commits", "fenced": "fenced", "start": "starts", "end": "ends",
     "raise": "raises", "final": "finals", "read": "reads", "held": "held", "cancelled.": "told", "joined": "joined",
 }  # fmt: skip
 
@@ -178,6 +179,9 @@ def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[s
         for life in lives.by_id.values():
             for what in rule(life, lives):
                 raise Violation(number, what, seed=plan.seed, notes=notes)
+    for n in notes:
+        if n.what == "contradict":
+            raise Violation("I3", "batch {} was answered {}, and when it was sent again {}".format(*n.more), seed=plan.seed, notes=notes)
     for number, what in (*_stops(lives), *(("I18", f"{task} goes on") for task in left), *_leftovers(lives)):
         raise Violation(number, what, seed=plan.seed, notes=notes)
 
@@ -215,6 +219,13 @@ def commits_under_the_newest_lease(life: Life, lives: Lives) -> Iterator[str]:
         newest = next((c.lease for i, c in reversed(life.claims) if i < at), "")
         if n.lease != newest:
             yield f"job {life.id} was committed under {n.lease}; the newest lease was {newest or 'none'}"
+
+
+@_rule("I3")
+def what_was_applied_is_not_asked_again(life: Life, lives: Lives) -> Iterator[str]:
+    applied = {n.lease: at for at, n in life.commits}
+    if again := [n.lease for at, n in life.fenced if applied.get(n.lease, at) < at]:
+        yield f"job {life.id} was committed under {again}, and its worker did not learn it from the answer"
 
 
 @_rule("I6")

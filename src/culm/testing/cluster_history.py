@@ -87,17 +87,20 @@ class Observed(MemoryStore):
         super().__init__(clock)
         self.tables = tables(clock.now_ms, ledger=Ledger(history))
         self._history = history
-        self._batches: dict[str, int] = {}
+        self._batches: dict[str, tuple[int, list[Committed]]] = {}
         self._leases: set[str] = set()
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         answers = await super().commit(commits, batch=batch)
         client, number = batch
         note = self._history.note
-        if self._batches.get(client, 0) >= number:
+        last, said = self._batches.get(client, (0, []))
+        if last >= number:
             note("resent", more=batch)
+            if answers != said:
+                note("contradict", more=(batch, said, answers))
             return answers
-        self._batches[client] = number
+        self._batches[client] = (number, answers)
         for c, answer in zip(commits, answers, strict=True):
             if c.fence is not None:
                 note("commit" if answer == "applied" else "fenced", c.fence.job_id, c.fence.lease, c.outcome)

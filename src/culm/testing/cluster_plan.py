@@ -19,7 +19,7 @@ from culm.testing.faults import Crash
 from culm.testing.faults import Plan as Faults
 from culm.testing.virtual_loop import START_S
 
-LEASE_MS, BEAT_MS, POLL_MS, GRACE_MS = 900, 300, 400, 300
+LEASE_MS, BEAT_MS, POLL_MS, GRACE_MS = 900, 300, 400, 150
 HEAL_MS = 1_600  # from here on nothing goes wrong any more
 LAST_SEND_MS = 600
 
@@ -200,7 +200,7 @@ _KINDS: tuple[tuple[int, Callable[[Random, str], Spec]], ...] = (
     (6, _plain), (5, _flaky), (2, _slow), (6, _fork), (3, _chain), (3, _delayed), (2, _expiring), (1, _deadline), (2, _stubborn), (1, _typed),
 )  # fmt: skip
 _BAG = tuple(kind for weight, kind in _KINDS for _ in range(weight))
-RARE = 0.01  # per job: a worker that does not know a task leaves it to others for five seconds, which makes long runs
+RARE = 0.02  # per job: a worker that does not know a task leaves it to others for five seconds, which makes long runs
 
 
 def _spec(rng: Random, job_id: str) -> Spec:
@@ -234,8 +234,8 @@ def _cancels(rng: Random, specs: list[Spec]) -> list[Cancel]:
 
 def _strikes(rng: Random) -> list[Strike]:
     found = []
-    for _ in range(rng.choice((0, 1, 1, 2, 2, 3))):
-        what: Blow = rng.choice(("kill", "kill", "stall", "stall", "stop", "stop", "outage", "kill client"))
+    for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 3))):
+        what: Blow = rng.choice(("kill", "kill", "stall", "stall", "stop", "stop", "stop", "outage", "kill client"))
         for_ms = rng.choice((1_000, 1_300, 2_200)) if what == "stall" else rng.randint(100, 1_200)
         found.append(Strike(rng.randrange(100, HEAL_MS - 300), what, rng.randrange(6), for_ms))
     return found
