@@ -212,6 +212,7 @@ class App:
         if self._store is None:
             self.url = self.url or default_url()
             self._store = open_store(self.url)
+            log.info("store: %s", self._store)
         return self._store
 
     def gatherer(self) -> Gatherer:

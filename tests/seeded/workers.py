@@ -176,18 +176,6 @@ def stop_loses_the_claim_in_flight(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claimer, "_claim", claim)
 
 
-@_bug("a stop before the first step leaks the slot")
-def a_stop_before_the_first_step_leaks_the_slot(patch: pytest.MonkeyPatch) -> None:
-    """Cancelled before it began, a coroutine never runs, and tells nobody."""
-
-    def stop(self: Slots, attempt: Attempt, why: Any) -> None:
-        attempt.stopping, attempt.cancelled = attempt.stopping or why, True
-        if attempt.task is not None:
-            attempt.task.cancel()
-
-    patch.setattr(Slots, "_stop", stop)
-
-
 @_bug("stop gives nothing back")
 def stop_gives_nothing_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Slots, "_let_go", lambda self, delivery, outcome: None)

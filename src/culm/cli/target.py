@@ -9,7 +9,7 @@ from pathlib import Path
 
 from culm.app import App
 from culm.errors import ConfigError
-from culm.stores.open import default_url
+from culm.stores.open import default_url, missing_file
 
 
 def load_app(target: str, url: str | None = None) -> App:
@@ -62,7 +62,10 @@ def store_app(target: str | None, url: str | None) -> App:
 
     Raises ConfigError.
     """
-    return reachable(load_app(target, url) if target is not None else App(url))
+    app = reachable(load_app(target, url) if target is not None else App(url))
+    if app.url is not None and (missing := missing_file(app.url)) is not None:
+        raise ConfigError(f"there is no store at {missing} yet; give --url or set CULM_URL, or enqueue something first")
+    return app
 
 
 def reachable(app: App) -> App:

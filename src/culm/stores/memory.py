@@ -46,6 +46,9 @@ class MemoryStore:
         self._channels: dict[str, list[_Subscription]] = {}
         self._workers: dict[str, tuple[WorkerInfo, int]] = {}
 
+    def __str__(self) -> str:
+        return "memory (D0: survives nothing)"
+
     # -- Store --------------------------------------------------------------------------------------------------------------
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
 from culm.store import FullStore
@@ -34,13 +34,23 @@ def open_store(url: str) -> FullStore:
     return open_sqlite(url)
 
 
+def missing_file(url: str) -> Path | None:
+    """The file of that store, if there is none yet: whoever only reads should not make it. Raises ConfigError."""
+    if not url.startswith("sqlite:"):
+        return None
+    from culm.stores.sqlite.address import file_of
+
+    path = file_of(url)
+    return None if path.exists() else path
+
+
 def default_url() -> str:
     """`$CULM_URL`, else `culm.db` beside the nearest `pyproject.toml` upwards, else in the working directory."""
     if url := os.environ.get("CULM_URL"):
         return url
     here = Path.cwd()
     home = next((d for d in (here, *here.parents) if (d / "pyproject.toml").is_file()), here)
-    return f"sqlite:///{home / 'culm.db'}"
+    return f"sqlite:///{quote(str(home / 'culm.db'))}"
 
 
 def masked(url: str) -> str:

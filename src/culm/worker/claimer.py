@@ -77,7 +77,7 @@ class Claimer:
     def _measure(self, now: float, slots: Slots) -> None:
         """How much is 50 ms of work, by what was done since the last claim."""
         since, done = self._measured
-        if now - since >= 0.001:
+        if now - since >= AHEAD_S:  # over less, a few jobs that end together look like thousands a second
             rate = (slots.done - done) / (now - since)
             self._ahead = min(MOST_AHEAD, int(rate * AHEAD_S))
             self._measured = (now, slots.done)

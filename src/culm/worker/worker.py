@@ -130,7 +130,9 @@ class Worker:
         if self._hurry is None:
             return
         self._claimer.stop()
-        await self._claiming
+        await asyncio.wait([self._claiming])
+        if self.failed is not None:
+            log.error("claimer.failed: %r; what it claimed is given back", self.failed)
         await self._slots.drain(self._grace_s, self._hurry)
         await self._gatherer.flush()
         for task in self._tasks:

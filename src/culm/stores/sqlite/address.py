@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import logging
+from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from culm.errors import ConfigError
 from culm.stores.sqlite.store import SqliteStore
 
-log = logging.getLogger("culm")
-
 _KNOWN = {"durability": ("full", "relaxed"), "ledger": ("on", "off")}
-_CLASS = {"full": "D2: survives a power cut", "relaxed": "D1: survives a crash of the process, not a power cut"}
 
 
 def open_sqlite(url: str) -> SqliteStore:
     """Raises ConfigError and StoreUnavailable."""
-    parts = urlsplit(url)
-    path = unquote(parts.path[1:])
-    if parts.netloc or not path:
-        raise ConfigError(f"{url!r} names no file; say sqlite:///relative.db or sqlite:////absolute.db")
+    path, parts = file_of(url), urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name, value in options.items():
         if value not in _KNOWN.get(name, ()):
             known = ", ".join(f"{k}={'|'.join(v)}" for k, v in _KNOWN.items())
             raise ConfigError(f"unknown option {name}={value} in {url!r}; the options are {known}")
     durability: Literal["full", "relaxed"] = "relaxed" if options.get("durability") == "relaxed" else "full"
-    store = SqliteStore(path, durability=durability, ledger=options.get("ledger") == "on")
-    log.info("store: %s (%s)", store.path, _CLASS[durability])
-    return store
+    return SqliteStore(path, durability=durability, ledger=options.get("ledger") == "on")
+
+
+def file_of(url: str) -> Path:
+    """The file that the address names. Raises ConfigError."""
+    parts = urlsplit(url)
+    path = unquote(parts.path[1:])
+    if parts.netloc or not path:
+        raise ConfigError(f"{url!r} names no file; say sqlite:///relative.db or sqlite:////absolute.db")
+    return Path(path).absolute()

@@ -34,6 +34,8 @@ from culm.stores.sqlite.watch import Watch
 T = TypeVar("T")
 Durability = Literal["full", "relaxed"]
 
+_CLASS = {"full": "D2: survives a power cut", "relaxed": "D1: survives a crash of the process, not a power cut"}
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hint = msgspec.msgpack.Decoder(Hint).decode
 _decode_worker = msgspec.msgpack.Decoder(WorkerInfo).decode
@@ -56,6 +58,7 @@ class SqliteStore:
         if durability not in ("full", "relaxed"):
             raise ConfigError(f"durability must be 'full' or 'relaxed', got {durability!r}")
         self.path = Path(path).absolute()
+        self._durability = durability
         prepare(self.path)
         self._now = (clock or SystemClock()).now_ms
         self._ledger = ledger
@@ -67,6 +70,9 @@ class SqliteStore:
         self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", done=self._written)
         self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED", done=lambda _: None)
         self._watch = Watch(lambda: connect(self.path, durability), self._bells, self._now, self._seen)
+
+    def __str__(self) -> str:
+        return f"{self.path} ({_CLASS[self._durability]})"
 
     def _written(self, committed: bool) -> None:  # the desk's callback
         rung = self._rung
