@@ -91,6 +91,8 @@ def test_a_cancel_of_an_unknown_id_does_not_wait_for_a_later_send(served: Shell)
 
 def test_queues_counts_jobs_of_the_store_that_url_names(shell: Shell) -> None:
     url = f"sqlite:///{shell.folder / 'other.db'}"
+    done = shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url, "--delay", "60")
+    shell.run("cancel", done.out.strip(), "--url", url)
     assert shell.run("queues", "--url", url).out == "no queue has unfinished jobs\n"
     shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url, "--queue", "mail", "--delay", "60")
     assert not shell.store.exists()

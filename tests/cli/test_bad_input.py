@@ -35,7 +35,7 @@ TABLE: list[Row] = [
     ("delay and at", ["enqueue", "shop:app", "shop.add", "1", "--at", "2030-01-01T00:00Z", "--delay", "1"], 2, "exclude"),
     ("a queue name with a space", ["enqueue", "shop:app", "shop.add", "1", "--queue", "a b"], 2, "queue must be"),
     ("a wait that is no number", ["enqueue", "shop:app", "shop.add", "1", "--wait", "nan"], 2, "wait must be"),
-    ("a timeout that is no number", ["result", "x", "--timeout", "nan"], 2, "timeout must be"),
+    ("a timeout that is no number", ["result", "x", "--timeout", "nan", "--url", "sqlite:///here.db"], 2, "timeout must be"),
     ("no colon", ["worker", "shop"], 78, "say MODULE:APP"),
     ("no such module", ["worker", "shap:app"], 78, "there is no module 'shap'"),
     ("no such app", ["worker", "shop:ap"], 78, "its apps are shop:app"),
@@ -46,11 +46,12 @@ TABLE: list[Row] = [
     ("a task name twice", ["worker", "double:app"], 78, "is registered already"),
     ("a lease that is too short", ["worker", "shop:app", "--lease", "4", "--heartbeat", "2"], 78, "two heartbeats"),
     ("an unknown scheme", ["queues", "--url", "redys://u:secret@h"], 78, "memory://, sqlite://"),
-    ("an unknown store option", ["queues", "--url", "sqlite:///x.db?durability=none"], 78, "full|relaxed"),
+    ("an unknown store option", ["queues", "--url", "sqlite:///here.db?durability=none"], 78, "full|relaxed"),
     ("a path that cannot be", ["queues", "--url", SQLITE_MISSING], 78, "/nowhere/at/all"),
     ("a store in memory", ["enqueue", "shop:app", "shop.add", "1", "--url", "memory://"], 78, "inside one process"),
     ("a worker in memory", ["worker", "shop:app", "--url", "memory://"], 78, "inside one process"),
     ("some other file", ["status", "x", "--url", "sqlite:///shop.py"], 78, "not a culm store"),
+    ("a store that is not there", ["queues", "--url", "sqlite:///x.db"], 78, "there is no store at"),
     ("a newer schema", ["status", "x", "--url", "sqlite:///newer.db"], 78, "upgrade culm"),
     ("a demo of no folder", ["demo", "nowhere"], 2, "there is no folder"),
     ("a murder of the only worker", ["demo", ".", "--kill", "--processes", "1"], 2, "--processes 2"),
@@ -91,7 +92,8 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     (shell.folder / "needy.py").write_text("import not_there\n")
     double = "@app.task(name='same')\ndef {0}() -> None: ...\n"
     (shell.folder / "double.py").write_text("from culm import App\napp = App()\n" + double.format("one") + double.format("two"))
-    shell.run("queues", "--url", "sqlite:///newer.db")
+    for url in ("sqlite:///newer.db", "sqlite:///here.db"):
+        assert shell.run("enqueue", "shop:app", "shop.add", "1", "--delay", "9999", "--url", url).code == 0
     with closing(sqlite3.connect(shell.folder / "newer.db")) as connection:
         connection.execute("PRAGMA user_version = 999")
     return shell

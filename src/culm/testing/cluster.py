@@ -20,6 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from culm.app import App
+from culm.decide import UNKNOWN_PAUSE_MS
 from culm.errors import IdConflict, PartlySent, StoreError
 from culm.handle import Handle
 from culm.store import Ended
@@ -34,9 +35,7 @@ from culm.testing.virtual_loop import VirtualLoop, run
 from culm.worker.worker import Worker
 
 QUIET_MS = 8_000  # lease, largest pause and slowest call, and a margin; then nothing may be left
-RARE_QUIET_MS = 90_000  # a job that few workers know is offered every five seconds
 OUT = Faults(before=0.5, after=1.0)
-DAY_MS = 86_400_000
 
 
 class Node(Struct):
@@ -69,6 +68,7 @@ class Cluster:
         self._asked: list[tuple[str, asyncio.Task[None]]] = []  # what living nodes must bring to an end
         self._stalled_until = 0
         self._healed = False
+        self._has_rare = any(s.task == "rare" for specs in plan.specs.values() for s in specs)
 
     async def play(self) -> Played:
         HISTORY.set(self.history)
@@ -101,10 +101,10 @@ class Cluster:
         equip(app, knows_rare=knows_rare, lies=lies)
         return Node(name, app, way, knows_rare=knows_rare)
 
-    async def _start_worker(self, *, knows_rare: bool = False) -> None:
+    async def _start_worker(self) -> None:
         i = len(self._workers)
         crash = self.plan.crashes[i] if i < len(self.plan.crashes) and not self._healed else None
-        node = self._node(f"w{i}", knows_rare=knows_rare or i % 2 == 0, crash=crash)
+        node = self._node(f"w{i}", knows_rare=self._healed or i % 2 == 0, crash=crash)
         self._workers.append(node)
         if self._healed:
             node.way.calm()
@@ -191,9 +191,7 @@ class Cluster:
                 self._stalled_until = max(self._stalled_until, self.clock.now_ms() + strike.for_ms)
                 self._loop.stall(node.name, for_s=strike.for_ms / 1000)
             case "stop":
-                node.leaving = True
-                with self._loop.node(node.name):
-                    self._asked.append((node.name, self._loop.create_task(self._stop(node))))
+                self._leave(node)
             case "outage":
                 node.way.plan = OUT
                 await asyncio.sleep(strike.for_ms / 1000)
@@ -201,6 +199,11 @@ class Cluster:
         if strike.what in ("kill", "stop"):
             await asyncio.sleep(strike.for_ms / 1000)
             await self._start_worker()
+
+    def _leave(self, node: Node) -> None:
+        node.leaving = True
+        with self._loop.node(node.name):
+            self._asked.append((node.name, self._loop.create_task(self._stop(node))))
 
     async def _stop(self, node: Node) -> None:
         """A graceful stop; what the worker held is claimable at once, unless the store did not hear of it."""
@@ -218,13 +221,14 @@ class Cluster:
         self.history.note("heal")
         for node in (*self._workers, *self._clients):
             node.way.calm()
+        for node in [n for n in self._living() if not n.knows_rare and self._has_rare]:
+            self._leave(node)  # else it might meet the rare job again and again, and leave it to the others for five seconds
         if not any(n.knows_rare for n in self._living()):
-            await self._start_worker(knows_rare=True)
+            await self._start_worker()
 
     async def _quiet(self) -> None:
         """Return when nothing is left to do; or when the time for it is over, and let the check tell what is left."""
-        rare = any(s.task == "rare" for specs in self.plan.specs.values() for s in specs)
-        over = self.clock.now_ms() + (RARE_QUIET_MS if rare else QUIET_MS)
+        over = self.clock.now_ms() + QUIET_MS + (UNKNOWN_PAUSE_MS if self._has_rare else 0)
         while self.clock.now_ms() < over and self._is_busy():
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.1)
@@ -239,9 +243,7 @@ class Cluster:
 
     async def _stop_all(self) -> None:
         for node in self._living():
-            node.leaving = True
-            with self._loop.node(node.name):
-                self._asked.append((node.name, self._loop.create_task(self._stop(node))))
+            self._leave(node)
         waiting = [task for node, task in self._asked if node not in self._loop.killed]
         await asyncio.wait(waiting, timeout=60)
         await asyncio.sleep(0.01)  # for what was cancelled to end
