@@ -140,6 +140,6 @@ def _interrupted(history: History, pid: int) -> int:
     return sum(1 for s in of(Start, history.entries) if s.pid == pid and s.id not in done)
 
 
-def _ids(kind: type[Invoke] | type[Ack], history: History) -> set[str]:
+def _ids(kind: type[Invoke | Ack], history: History) -> set[str]:
     found: Sequence[Invoke | Ack] = of(kind, history.entries)
     return {i for e in found for i in e.ids}

@@ -1,4 +1,4 @@
-"""What the processes of a crash run write down: one JSON line per `write`, on a file opened with O_APPEND, so that no record is torn or lost by a kill."""
+"""What the processes of a crash run write down: one JSON line per `write`, with O_APPEND, so that no kill tears or loses a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise, with real processes: SIGKILL, SIGSTOP longer than the lease, dying clients. A seed repeats the nemesis, not the scheduler."""
+"""The promise, with real processes: SIGKILL, SIGSTOP longer than the lease, dying clients. A seed repeats the faults, not the timing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_acknowledged_job_commits_once_while_workers_are_killed_and_stoppe
         history = cluster.history()
         seen = summary(history)
         print(f"seed {seed}: {seen}")
-        assert vacuous(history, Least(kills=8, stops=4, fenced=20, reruns=50, unsent=2)) == []
+        assert vacuous(history, Least(kills=8, stops=4, fenced=20, reruns=50, unsent=1)) == []
         assert judge(history)[:5] == []
         assert seen.jobs >= 20_000
         assert "Traceback" not in cluster.log()
@@ -92,7 +92,6 @@ def in_a_call(cluster: Cluster) -> bool:
     return isinstance(calls[-1], Invoke)
 
 
-@pytest.mark.slow
 def test_another_worker_takes_over_within_the_lease_and_two_seconds(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         busy = cluster.worker(concurrency=1)

@@ -20,8 +20,8 @@ from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Outcome, Succeeded
 from culm.store import Claimed, FullStore, LeaseState
-from culm.stores.tables import Entry, Row, Tables
-from culm.worker import runner, slots, worker
+from culm.stores.tables import Row, Tables
+from culm.worker import slots, worker
 from culm.worker.claimer import Claimer
 from culm.worker.heart import Body
 from culm.worker.runner import Runner
@@ -221,20 +221,16 @@ def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
 
 
 class ClaimNotAtomic(Tables):
-    """What is leased stays in line for a moment: the next claim takes it, too."""
+    """What one claim takes stays in line for a moment: the next claim takes it, too."""
 
     def _take(self, lanes: Sequence[tuple[str, int]], now: int, limit: int) -> list[Row]:
-        last: list[tuple[list[Entry], Entry]] = getattr(self, "_last", [])
-        for lane, entry in last:
-            if not entry[2].finished and entry not in lane:
-                entry[2].lease = ""
-                self.leased.pop(entry[2].job.id, None)
-                lane.insert(0, entry)
-        before = {name: list(lane) for name in lanes if (lane := self.ready.get(name))}
-        taken = super()._take(lanes, now, limit)
-        left = [(self.ready[name], e) for name, lane in before.items() for e in lane if e not in self.ready[name]]
-        self._last = [] if last else left
-        return taken
+        still: list[Row] = getattr(self, "still", [])
+        again = [r for r in still if r.lease and not r.finished][:limit]
+        for row in again:
+            row.lease = ""
+        taken = super()._take(lanes, now, limit - len(again))
+        self.still = [] if again else taken
+        return [*again, *taken]
 
 
 class EarlyTimer(Tables):

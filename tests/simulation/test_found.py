@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from culm import App
 from culm.commit import Held
 from culm.errors import StoreUnavailable
-from culm.store import LeaseState
+from culm.store import Claimed, ClaimOrder, LeaseState
 from culm.stores.memory import MemoryStore
 from culm.worker.worker import Worker
 
@@ -45,8 +46,8 @@ class LosesReplies(MemoryStore):
 
     lost = 0
 
-    async def claim(self, *args: object, **asked: object) -> object:  # type: ignore[override]  # whatever it is, it is passed on
-        answer = await super().claim(*args, **asked)  # type: ignore[arg-type]
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        answer = await super().claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
         if answer.deliveries and self.lost < 2:
             self.lost += 1
             raise StoreUnavailable("the reply is lost")

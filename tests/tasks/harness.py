@@ -45,7 +45,8 @@ class Bench:
     async def working(self, **options: Unpack[WorkerOptions]) -> AsyncIterator[Worker]:
         """A worker that looks often, since nobody tells it that the clock was moved."""
         given: WorkerOptions = {"poll": 0.005, "heartbeat": 0.02, "lease": 30, "grace": 5, "concurrency": 8}
-        async with self.app.worker(**{**given, **options}) as worker:
+        given.update(options)
+        async with self.app.worker(**given) as worker:
             yield worker
 
     def jobs(self) -> list[Job]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -155,6 +155,11 @@ MISFITS: list[tuple[Any, Any, str]] = [
 ]
 
 
+def named(cases: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Ids that are the same in every process, which an address in a repr is not."""
+    return [f"{n} {re.sub('[^a-zA-Z]+', ' ', str(getattr(kind, '__name__', kind)))}" for n, (kind, *_) in enumerate(cases)]
+
+
 def echo_of(kind: Any) -> Callable[[Any], Awaitable[Any]]:
     async def echo(value):  # type: ignore[no-untyped-def]  # its annotations are set below
         return value
@@ -163,7 +168,7 @@ def echo_of(kind: Any) -> Callable[[Any], Awaitable[Any]]:
     return echo
 
 
-@pytest.mark.parametrize(("kind", "value"), TRAVELLERS, ids=lambda v: re.sub(r"\W+", "_", str(v))[:40])
+@pytest.mark.parametrize(("kind", "value"), TRAVELLERS, ids=named(TRAVELLERS))
 def test_a_value_of_this_kind_arrives_and_returns_as_it_was_sent(kind: Any, value: Any) -> None:
     async def main() -> None:
         bench, arrived = Bench(), []
@@ -183,7 +188,7 @@ def test_a_value_of_this_kind_arrives_and_returns_as_it_was_sent(kind: Any, valu
     run(main())
 
 
-@pytest.mark.parametrize(("kind", "value", "says"), MISFITS, ids=lambda v: re.sub(r"\W+", "_", str(v))[:40])
+@pytest.mark.parametrize(("kind", "value", "says"), MISFITS, ids=named(MISFITS))
 def test_an_argument_that_does_not_fit_is_a_type_error_where_it_is_sent(kind: Any, value: Any, says: str) -> None:
     async def main() -> None:
         bench = Bench()

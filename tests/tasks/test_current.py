@@ -132,7 +132,8 @@ def test_progress_beyond_its_bounds_is_refused(fraction: float) -> None:
 
 def test_a_def_task_sees_that_it_was_cancelled() -> None:
     async def main() -> None:
-        bench, started = Bench(), []
+        bench = Bench()
+        started: list[Any] = []
 
         @bench.app.task
         def loops() -> None:

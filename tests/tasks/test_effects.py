@@ -34,7 +34,7 @@ def test_a_child_leaves_when_its_parent_succeeds() -> None:
             job = await child.enqueue(1)
             (many,) = await child.map([2])
             seen.extend([job.pending, repr(job), len(bench.jobs()), many.id])
-            return job.id
+            return str(job.id)
 
         async with bench.working():
             job = await parent.enqueue()
@@ -155,7 +155,7 @@ def test_an_id_of_its_own_makes_a_child_a_root() -> None:
 
         @bench.app.task
         async def parent() -> str:
-            return (await child.using(id="order-42").enqueue(3)).id
+            return str((await child.using(id="order-42").enqueue(3)).id)
 
         @bench.app.task
         async def wrong() -> None:
@@ -200,7 +200,9 @@ def test_a_task_of_another_app_must_be_sent_now() -> None:
             return (await (far.using(now=True) if now else far).enqueue()).id
 
         async with bench.working():
-            with pytest.raises(TaskFailed, match=r"task 'far' belongs to another app, whose store this commit does not reach; use using\(now"):
+            with pytest.raises(
+                TaskFailed, match=r"task 'far' belongs to another app, whose store this commit does not reach; use using\(now"
+            ):
                 await (await parent.enqueue(now=False)).result()
             far_id = await (await parent.enqueue(now=True)).result()
             assert await stranger.job(far_id, far).status() == "open"

@@ -126,7 +126,8 @@ def test_an_event_repeated_by_a_retry_has_the_same_key() -> None:
 
 def test_failed_and_cancelled_members_count_and_their_events_say_so() -> None:
     async def main() -> None:
-        bench, seen = Bench(), []
+        bench = Bench()
+        seen: list[Any] = []
         member = member_on(bench)
 
         @bench.app.task

@@ -101,7 +101,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "error", "says"), WRONG, ids=lambda v: str(v)[:40] if isinstance(v, dict) else None)
+@pytest.mark.parametrize(("given", "error", "says"), WRONG, ids=lambda v: next(iter(v)) if isinstance(v, dict) else None)
 def test_a_wrong_option_is_one_clear_line_and_nothing_is_sent(given: dict[str, Any], error: type[Exception], says: str) -> None:
     async def main() -> None:
         bench = Bench()
@@ -132,7 +132,7 @@ def test_a_retry_policy_of_no_exceptions_is_refused(given: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("given", [{"first": math.nan}, {"cap": -1}, {"times": 2.5}, {"first": -0.5}])
 def test_a_retry_policy_with_absurd_numbers_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="^retry "):
+    with pytest.raises(ValueError, match=r"^retry "):
         Retry(**given)
 
 

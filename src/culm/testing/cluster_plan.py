@@ -147,7 +147,7 @@ def _slow(rng: Random, i: str) -> Spec:
     return Spec(
         id=i,
         task="slow",
-        args=(2_500, times),
+        args=(9_000, times),  # longer than any stall: the timeout comes first
         options={"timeout": 0.2},
         attempts=min(times, TIMES) + 1,
         may=OK if times <= TIMES else ("failed",),
@@ -197,7 +197,8 @@ def _typed(_: Random, i: str) -> Spec:
 
 
 _KINDS: tuple[tuple[int, Callable[[Random, str], Spec]], ...] = (
-    (6, _plain), (5, _flaky), (2, _slow), (6, _fork), (3, _chain), (3, _delayed), (2, _expiring), (1, _deadline), (2, _stubborn), (1, _typed),
+    (6, _plain), (5, _flaky), (2, _slow), (6, _fork), (3, _chain), (3, _delayed), (2, _expiring), (1, _deadline),
+    (2, _stubborn), (1, _typed),
 )  # fmt: skip
 _BAG = tuple(kind for weight, kind in _KINDS for _ in range(weight))
 RARE = 0.02  # per job: a worker that does not know a task leaves it to others for five seconds, which makes long runs

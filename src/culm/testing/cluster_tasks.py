@@ -100,6 +100,7 @@ async def rare(ms: int) -> str:
 @_all.task(name="typed")
 async def typed(ms: int) -> str:
     _began()
+    await _spend(ms)
     return _done()
 
 

@@ -19,7 +19,8 @@ def open_sqlite(url: str) -> SqliteStore:
     for name, value in options.items():
         if value not in _KNOWN.get(name, ()):
             known = ", ".join(f"{k}={'|'.join(v)}" for k, v in _KNOWN.items())
-            raise ConfigError(f"unknown option {name}={value} in {url!r}; the options are {known}")
+            what = f"{name}={value}" if name in _KNOWN else repr(name)  # what is unknown may be a secret
+            raise ConfigError(f"unknown option {what} in the address of {path}; the options are {known}")
     durability: Literal["full", "relaxed"] = "relaxed" if options.get("durability") == "relaxed" else "full"
     return SqliteStore(path, durability=durability, ledger=options.get("ledger") == "on")
 
@@ -29,5 +30,5 @@ def file_of(url: str) -> Path:
     parts = urlsplit(url)
     path = unquote(parts.path[1:])
     if parts.netloc or not path:
-        raise ConfigError(f"{url!r} names no file; say sqlite:///relative.db or sqlite:////absolute.db")
+        raise ConfigError("this sqlite:// address names no file; say sqlite:///relative.db or sqlite:////absolute.db")
     return Path(path).absolute()
