@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from culm.job import Job
 from culm.options import Options, TaskOptions, changed, check_name
 from culm.retry import as_retry
 from culm.store import FullStore
-from culm.stores.open import default_url, open_store
+from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
 from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send
 
@@ -70,7 +71,8 @@ class App:
         self.rng = rng or random.Random()
         self._ids = Ids(self.clock, rng)
         self.new_id = self._ids.new
-        self._store = store
+        self._given = self._store = store
+        self._opening = threading.Lock()
         forked = WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (again := forked()) and again())
         self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gatherer] | None = None  # nearly every call comes from one loop
@@ -133,7 +135,8 @@ class App:
 
         Raises:
             NotInTask: a job has a topic, outside a task.
-            PartlySent: the store failed, or an id belongs to another task's job, after some were accepted; `sent` has their ids.
+            PartlySent: the store failed, an id belongs to another task's job, or a later argument does not fit, after some
+                were accepted; `sent` has their ids.
         """
         attempt = running()
         if attempt is not None:
@@ -141,15 +144,21 @@ class App:
         posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
         handles: list[Handle[Any]] = []
         gatherer, loop = self.gatherer(), asyncio.get_running_loop()
-        for chunk in _chunks(bounds, CHUNK):
-            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
-            handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
-            answered: asyncio.Future[Answer] = loop.create_future()
-            gatherer.post(Commit(send=tuple(jobs)), answered.set_result, weight=len(jobs))
-            posted.append((jobs, answered))
-            await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
-            if len(posted) > CHUNKS_AHEAD:
-                await asyncio.shield(posted[-CHUNKS_AHEAD][1])  # cancelling the caller does not cancel the answer
+        try:
+            for chunk in _chunks(bounds, CHUNK):
+                jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
+                handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
+                answered: asyncio.Future[Answer] = loop.create_future()
+                gatherer.post(Commit(send=tuple(jobs)), answered.set_result, weight=len(jobs))
+                posted.append((jobs, answered))
+                await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
+                if len(posted) > CHUNKS_AHEAD:
+                    await asyncio.shield(posted[-CHUNKS_AHEAD][1])  # cancelling the caller does not cancel the answer
+        except Exception as e:
+            if not posted:
+                raise
+            await self._all_accepted(posted)
+            raise PartlySent([job.id for jobs, _ in posted for job in jobs], e) from e
         await self._all_accepted(posted)
         return handles
 
@@ -209,19 +218,24 @@ class App:
     @property
     def store(self) -> FullStore:
         """Opened at first use. Raises ConfigError, StoreError, StoreUnavailable."""
-        if self._store is None:
-            self.url = self.url or default_url()
-            self._store = open_store(self.url)
-            log.info("store: %s", self._store)
-        return self._store
+        store = self._store
+        if store is not None:
+            return store
+        with self._opening:  # two threads that come first must not open two
+            if self._store is None:
+                self.url = settled(self.url or default_url())
+                self._store = open_store(self.url)
+                log.info("store: %s", self._store)
+            return self._store
 
     def gatherer(self) -> Gatherer:
         """What turns the concurrent commits of this event loop into batches."""
         loop = asyncio.get_running_loop()
-        if self._latest is not None and self._latest[0]() is loop:
-            return self._latest[1]
+        latest = self._latest  # once: another thread may change it meanwhile
+        if latest is not None and latest[0]() is loop:
+            return latest[1]
         gatherer = self._gatherers.get(loop)
-        if gatherer is None:
+        if gatherer is None or gatherer.store is not self.store:
             gatherer = self._gatherers[loop] = Gatherer(self.store, client=f"app-{self.new_id()}", rng=self.rng)
         self._latest = (weakref.ref(loop), gatherer)
         return gatherer
@@ -232,7 +246,8 @@ class App:
         self.portal = Portal()
         self._latest = None
         self._gatherers.clear()
-        self._store = None if self.url else self._store
+        self._opening = threading.Lock()
+        self._store = self._given
 
     async def __aenter__(self) -> Self:
         _ = self.store
@@ -242,12 +257,17 @@ class App:
         await self.close()
 
     async def close(self) -> None:
-        """Await what was sent and let the store go; the next use opens it again. A `memory://` store forgets everything."""
-        gatherer, self._latest = self._gatherers.pop(asyncio.get_running_loop(), None), None
+        """Await what this event loop sent and let the store go; the next use opens it again. A `memory://` store forgets everything.
+
+        A store that was handed in stays open: it belongs to whoever opened it.
+        """
+        gatherer = self._gatherers.pop(asyncio.get_running_loop(), None)
         if gatherer is not None:
             await gatherer.flush()
-        if self._store is not None:
-            store, self._store = self._store, None
+        self._latest = None
+        store, self._store = self._store, self._given
+        self._gatherers.clear()  # those of other loops write to the store that goes
+        if store is not None and store is not self._given:
             await store.close()
 
 

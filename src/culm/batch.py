@@ -37,7 +37,7 @@ class Gatherer:
     """
 
     def __init__(self, store: Store, *, client: str, give_up_ms: int = 10_000, rng: random.Random | None = None) -> None:
-        self._store = store
+        self.store = store
         self._client = client
         self._give_up_s = give_up_ms / 1000
         self._rng = rng or random.Random()
@@ -76,6 +76,8 @@ class Gatherer:
                 commits, thens = self._next_batch()
                 self._number += 1
                 answers = await self._answers(commits)
+                if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
+                    answers = [await self._alone(commit) for commit in commits]
                 if self.answered is not None:
                     self.answered(commits, answers)
                 for then, answer in zip(thens, answers, strict=True):
@@ -100,12 +102,17 @@ class Gatherer:
         self._commits, self._thens = commits[cut:], thens[cut:]
         return commits[:cut], thens[:cut]
 
+    async def _alone(self, commit: Commit) -> Answer:
+        """One commit of a batch that the store could not take: only the bad one must suffer."""
+        self._number += 1
+        return (await self._answers([commit]))[0]
+
     async def _answers(self, commits: list[Commit]) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
         give_up_at, pause = loop.time() + self._give_up_s, FIRST_PAUSE_S
         while True:
             try:
-                return await self._store.commit(commits, batch=(self._client, self._number))
+                return await self.store.commit(commits, batch=(self._client, self._number))
             except StoreUnavailable as e:
                 if loop.time() + pause >= give_up_at:
                     return [e for _ in commits]

@@ -102,13 +102,16 @@ def time_left_ms(delivery: Delivery) -> int | None:
 
 def fault_of(error: BaseException) -> Fault:
     """The error made inert: no live object, no locals."""
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-20))
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-20))
+    except Exception as e:  # noqa: BLE001  # what the error carries may be anything; the job must still end
+        trace = f"(its trace could not be made: {type(e).__name__})"
     name = (
         type(error).__qualname__
         if type(error).__module__ in ("builtins", "culm.errors")
         else f"{type(error).__module__}.{type(error).__qualname__}"
     )
-    return Fault(name, printable(_text(error)[:MAX_MESSAGE_CHARS]), printable(trace[-MAX_TRACE_CHARS:]))
+    return Fault(printable(name), printable(_text(error)[:MAX_MESSAGE_CHARS]), printable(trace[-MAX_TRACE_CHARS:]))
 
 
 def _text(error: BaseException) -> str:

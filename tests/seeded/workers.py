@@ -198,7 +198,7 @@ def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
     async def answers(self: Gatherer, commits: list[Commit]) -> Sequence[Answer]:
         while True:
             try:
-                return await self._store.commit(commits, batch=(self._client, self._number))
+                return await self.store.commit(commits, batch=(self._client, self._number))
             except StoreUnavailable:
                 self._number += 1
             await asyncio.sleep(0.05)
@@ -210,7 +210,7 @@ def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
 def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
     async def answers(self: Gatherer, commits: list[Commit]) -> Sequence[Answer]:
         try:
-            return await self._store.commit(commits, batch=(self._client, self._number))
+            return await self.store.commit(commits, batch=(self._client, self._number))
         except StoreUnavailable:
             return ["applied"] * len(commits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +80,6 @@ def test_retry_later_is_tried_again_whatever_the_policy_says_of_errors() -> None
 
 def test_a_base_exception_is_not_worth_a_retry() -> None:
     assert run(attempts_of(lambda: SystemExit(3), retry=5)) == ([1], "failed")
-    assert run(attempts_of(KeyboardInterrupt, retry=5)) == ([1], "failed")
 
 
 def test_the_policy_of_a_job_overrides_the_numbers_of_its_task() -> None:
@@ -224,7 +222,7 @@ def test_an_error_with_half_a_surrogate_is_written_down() -> None:
     assert "\udce9" not in trace
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopIteration, StopAsyncIteration, MemoryError, RecursionError])
+@pytest.mark.parametrize("error", [SystemExit, StopIteration, StopAsyncIteration, MemoryError, RecursionError])
 @pytest.mark.parametrize("kind", ["async", "def"])
 def test_an_odd_error_fails_its_job_and_the_worker_lives(error: type[BaseException], kind: str) -> None:
     async def main() -> None:
@@ -246,24 +244,5 @@ def test_an_odd_error_fails_its_job_and_the_worker_lives(error: type[BaseExcepti
             with pytest.raises(TaskFailed):
                 await (await (a if kind == "async" else b).enqueue()).result()
             assert await (await well.enqueue()).result() == "well"
-
-    run(main())
-
-
-@pytest.mark.xfail(
-    reason="the runner takes it for its own coroutine being closed: the slot and the job are held for ever", raises=TimeoutError
-)
-def test_a_generator_exit_fails_its_job_and_the_worker_lives() -> None:
-    async def main() -> None:
-        bench = Bench()
-
-        @bench.app.task
-        async def leaves() -> None:
-            raise GeneratorExit
-
-        async with bench.working(grace=0):
-            with pytest.raises(TaskFailed):
-                async with asyncio.timeout(0.3):
-                    await (await leaves.enqueue()).result()
 
     run(main())

@@ -1,6 +1,6 @@
 """Processes stall and die; stores fail, lose replies and are late; clocks lie. And through it all, what was acknowledged is kept, once."""
 
-# ruff: noqa: ASYNC110, RUF006 -- polling is what is tested here; and a virtual loop holds its tasks itself
+# ruff: noqa: RUF006 -- polling is what is tested here; and a virtual loop holds its tasks itself
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The loop of virtual time: the seed decides all, the clock jumps, nodes stall and die, and nothing goes wrong in silence."""
 
-# ruff: noqa: ASYNC110, RUF006 -- polling is what is tested here; and a virtual loop holds its tasks itself
+# ruff: noqa: RUF006 -- polling is what is tested here; and a virtual loop holds its tasks itself
 
 from __future__ import annotations
 

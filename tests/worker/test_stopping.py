@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from culm import App, ConfigError
+from culm import App, ConfigError, TaskFailed
 from tests.tasks.harness import Bench, run, until
 
 
@@ -230,3 +230,44 @@ def test_a_loop_that_stays_blocked_loses_its_leases(caplog: pytest.LogCaptureFix
     run(main())
     assert "heart.stopped: the worker's loop is blocked" in caplog.text
     assert "commit.fenced" in caplog.text
+
+
+def test_a_worker_that_is_started_again_runs_and_commits_again() -> None:
+    async def main() -> list[str]:
+        app = App("memory://")
+
+        @app.task(name="one")
+        async def one() -> None: ...
+
+        worker = app.worker()
+        states: list[str] = []
+        for _ in range(2):
+            async with worker:
+                job = await one.enqueue()
+                await job.result(5)
+                states.append(await job.status())
+        return states
+
+    assert asyncio.run(main()) == ["succeeded", "succeeded"]
+
+
+def test_an_odd_error_ends_its_job_and_frees_its_slot() -> None:
+    async def main() -> list[str]:
+        app = App("memory://")
+
+        @app.task(name="odd")
+        async def odd(kind: int) -> None:
+            if kind == 0:
+                raise GeneratorExit
+            if kind == 1:
+                raise SyntaxError("m", ("f", 1, "no number", "text"))  # type: ignore[arg-type]  # that is the oddity
+            raise type("E\ud800", (Exception,), {})
+
+        async with app.worker(concurrency=1):
+            jobs = [await odd.enqueue(kind) for kind in range(3)]
+            for job in jobs:
+                with pytest.raises(TaskFailed):
+                    await job.result(5)
+            return [await job.status() for job in jobs]
+
+    assert asyncio.run(main()) == ["failed"] * 3

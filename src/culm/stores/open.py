@@ -34,6 +34,16 @@ def open_store(url: str) -> FullStore:
     return open_sqlite(url)
 
 
+def settled(url: str) -> str:
+    """The address as it stays true when the process changes its working directory."""
+    if not url.startswith("sqlite:///"):
+        return url
+    from culm.stores.sqlite.address import file_of
+
+    options = url.partition("?")[2]
+    return f"sqlite:///{quote(str(file_of(url)))}{'?' + options if options else ''}"
+
+
 def missing_file(url: str) -> Path | None:
     """The file of that store, if there is none yet: whoever only reads should not make it. Raises ConfigError."""
     if not url.startswith("sqlite:"):

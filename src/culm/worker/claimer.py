@@ -6,6 +6,7 @@ So a worker hoards nothing that another could run, and a job of high priority wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Sequence
@@ -49,6 +50,10 @@ class Claimer:
     def hungry(self) -> None:
         """There is room in the buffer."""
         self._room.set()
+
+    def slow(self) -> None:
+        """The jobs at hand take long: claim for free slots only, until they are measured anew."""
+        self._ahead = 0
 
     def stop(self) -> None:
         """Claim no more. A claim that is under way is still awaited: what it grants must be given back."""
@@ -94,6 +99,8 @@ class Claimer:
                 )
             except StoreError as e:
                 log.warning("claim.failed: %s", e)
+            except Exception:
+                log.exception("claim.failed: a defect of the store; the claimer goes on")
             if self._stopping:
                 last_tries -= 1
                 if not last_tries:
@@ -114,6 +121,10 @@ class Claimer:
                 raise
         except StoreError as e:
             log.warning("wait.failed: %s", e)
-            await asyncio.sleep(self._poll_ms / 1000)
+            if self._stopping:
+                return
+            self._room.clear()  # a stop sets it
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._room.wait(), self._poll_ms / 1000)
         finally:
             self._waiting = None

@@ -72,10 +72,12 @@ class ThreadHeart:
     def start(self) -> None:
         self._thread.start()
 
-    async def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._stop.set()
         with contextlib.suppress(RuntimeError):  # it has just stopped by itself
             self._wake()
+
+    async def stopped(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 5.0)
 
     def _run(self) -> None:
@@ -93,5 +95,12 @@ class ThreadHeart:
         self._wake = lambda: loop.call_soon_threadsafe(woken.set)
         if self._stop.is_set():
             return
-        async with self._connect() as store:
-            await beat(self._body, store, every_ms=self._every_ms, lease_ms=self._lease_ms, pause=pause)
+        again = True
+        while again:
+            try:
+                async with self._connect() as store:
+                    await beat(self._body, store, every_ms=self._every_ms, lease_ms=self._lease_ms, pause=pause)
+                again = False
+            except Exception:
+                log.exception("heart.failed: it begins again, leases must not end for that")
+                again = await pause(min(1.0, self._every_ms / 1000))

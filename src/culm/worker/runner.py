@@ -54,11 +54,14 @@ class Runner:
                     attempt.events = await self._events(attempt)
                 value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
                 outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)
-            except GeneratorExit:
-                raise
             except asyncio.CancelledError as e:
                 outcome = self._stopped(attempt, task, e, started)
-            except BaseException as e:  # noqa: BLE001  # SystemExit, too: a task must not end its worker
+            except KeyboardInterrupt:  # not the task's doing: somebody stops this process
+                ended(attempt, Released())
+                raise
+            except BaseException as e:  # SystemExit, too: a task must not end its worker
+                if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
+                    raise
                 outcome = self._raised(attempt, task, e, started)
         ended(attempt, outcome or Released())
 

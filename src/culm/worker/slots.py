@@ -13,18 +13,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from msgspec.structs import replace
+
 from culm import decide
 from culm.app import App
 from culm.batch import Answer, Gatherer
-from culm.commit import Commit, Committed, Held, weigh
+from culm.commit import Commit, Held, weigh
 from culm.current import Attempt
+from culm.errors import StoreUnavailable
 from culm.job import Delivery
-from culm.outcome import Outcome, Released, Succeeded
+from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.runner import Runner
 
 log = logging.getLogger("culm.worker")
 
+STALE_SCANS = 5  # scans without an end, before the buffer is given back
 STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled again, so often
 
 
@@ -51,6 +55,8 @@ class Slots:
         self.running: dict[Attempt, None] = {}  # ordered, and the same order in every run
         self.held: dict[str, str] = {}
         self.done = 0
+        self._done_then, self._quiet_scans = 0, 0
+        self._fed_at: dict[str, float] = {}  # when jobs whose age matters came into the buffer
         self.fenced = 0
         self._closing = False
         self._end = self._ended  # bound once, not for each job
@@ -64,7 +70,10 @@ class Slots:
     def feed(self, deliveries: Sequence[Delivery]) -> None:
         """Take what was claimed: run it, or keep it for the next free slot."""
         for delivery in deliveries:
-            self.held[delivery.job.id] = delivery.lease
+            job = delivery.job
+            self.held[job.id] = delivery.lease
+            if job.expires_ms is not None or job.deadline_ms is not None:
+                self._fed_at[job.id] = self._loop.time()
         self.buffer.extend(deliveries)
         if self._closing:
             self.release_buffered()
@@ -74,6 +83,8 @@ class Slots:
                 self._start(self.buffer.popleft())
 
     def _start(self, delivery: Delivery) -> None:
+        if self._fed_at and (fed_at := self._fed_at.pop(delivery.job.id, None)) is not None:
+            delivery = replace(delivery, age_ms=delivery.age_ms + round((self._loop.time() - fed_at) * 1000))
         attempt = Attempt(delivery, delivery.job, self._app)
         self.running[attempt] = None
         attempt.task = self._loop.create_task(self._runner.run(attempt, self._end), context=self._base.copy())
@@ -99,7 +110,7 @@ class Slots:
     def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
         """The store has answered a batch: these attempts are over, their leases need no heart."""
         held = self.held
-        if isinstance(answers[0], Exception):  # then all are: the batch was not answered
+        if isinstance(answers[0], StoreUnavailable):  # then all are: the batch was not answered
             log.error("commit.unknown: %d commits, %s; if they did not happen, those jobs run again", len(commits), answers[0])
         for commit, answer in zip(commits, answers, strict=True):
             fence = commit.fence
@@ -107,11 +118,16 @@ class Slots:
                 continue
             if held.get(fence.job_id) == fence.lease:
                 del held[fence.job_id]
-            if answer != "applied" and not isinstance(answer, Exception):
+            if answer != "applied" and not isinstance(answer, StoreUnavailable):
                 self._refused(commit, fence, answer)
 
-    def _refused(self, commit: Commit, fence: Held, answer: Committed) -> None:
-        if answer == "conflict":
+    def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
+        if isinstance(answer, Exception):  # the store cannot write this one, ever
+            log.error("commit.failed: job %s: %r", fence.job_id, answer)
+            if not isinstance(commit.outcome, Failed):
+                self.held[fence.job_id] = fence.lease
+                self._gatherer.post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
+        elif answer == "conflict":
             log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
             self.held[fence.job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
             self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
@@ -160,12 +176,24 @@ class Slots:
             # Cancelled before its first step it never runs, and tells nobody: its slot and its lease would be held for ever.
             self._ended(attempt, decide.on_cancel() if why == "cancel" else Released())
 
+    def release_stale(self) -> bool:
+        """Give back the buffer when nothing has ended for a while: what waits behind long jobs may run elsewhere. Says whether it did."""
+        if not self.buffer or self.done != self._done_then:
+            self._done_then, self._quiet_scans = self.done, 0
+            return False
+        self._quiet_scans += 1
+        if self._quiet_scans < STALE_SCANS:
+            return False
+        self.release_buffered()
+        return True
+
     def release_buffered(self) -> None:
         """Give back what has not started, for others."""
         while self.buffer:
             self._let_go(self.buffer.popleft(), Released())
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
+        self._fed_at.pop(delivery.job.id, None)
         commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
         self._gatherer.post(commit)
 

@@ -83,8 +83,8 @@ class Threads:
         self._freed()
         if future.done():
             return
-        if isinstance(error, StopIteration):
-            error = RuntimeError(f"the task raised {error!r}")  # a future cannot carry it
+        if isinstance(error, StopIteration | KeyboardInterrupt):  # a future cannot carry the one; the other means this process
+            error = RuntimeError(f"the task raised {error!r}")
         if error is not None:
             future.set_exception(error)
         else:

@@ -105,7 +105,11 @@ class Worker:
 
     async def start(self) -> None:
         """Claim and run, until `stop`. Raises ConfigError and StoreUnavailable when the store cannot be opened."""
+        if self._hurry is not None:
+            raise ConfigError(f"{self.name} is running already; make another worker instead")
         app, loop = self._app, asyncio.get_running_loop()
+        if self._started_ms:
+            self.name = f"worker-{app.new_id()}"  # anew: the store remembers the batches and leases of the old name
         store = self._store = app.store
         self._hurry = asyncio.Event()
         self._started_ms = app.clock.now_ms()
@@ -130,18 +134,22 @@ class Worker:
         if self._hurry is None:
             return
         self._claimer.stop()
-        await asyncio.wait([self._claiming])
-        if self.failed is not None:
-            log.error("claimer.failed: %r; what it claimed is given back", self.failed)
-        await self._slots.drain(self._grace_s, self._hurry)
-        await self._gatherer.flush()
-        for task in self._tasks:
-            task.cancel()
+        try:
+            await asyncio.wait([self._claiming])
+            if self.failed is not None:
+                log.error("claimer.failed: %r; what it claimed is given back", self.failed)
+            await self._slots.drain(self._grace_s, self._hurry)
+            await self._gatherer.flush()
+        finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
+            for task in self._tasks:
+                task.cancel()
+            if self._heart_kind == "thread":
+                self._heart.ask_to_stop()
+            self._threads.close()
+            self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
-            await self._heart.stop()
-        self._threads.close()
-        self._hurry = None
+            await self._heart.stopped()
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
     def hurry(self) -> None:
@@ -212,6 +220,8 @@ class Worker:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
             self._slots.scan(self._loop.time())
+            if self._slots.release_stale():
+                self._claimer.slow()
 
     async def _news(self) -> None:
         """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""

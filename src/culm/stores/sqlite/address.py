@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from culm.errors import ConfigError
 from culm.stores.sqlite.store import SqliteStore
@@ -14,8 +14,8 @@ _KNOWN = {"durability": ("full", "relaxed"), "ledger": ("on", "off")}
 
 def open_sqlite(url: str) -> SqliteStore:
     """Raises ConfigError and StoreUnavailable."""
-    path, parts = file_of(url), urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    path = file_of(url)
+    options = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
     for name, value in options.items():
         if value not in _KNOWN.get(name, ()):
             known = ", ".join(f"{k}={'|'.join(v)}" for k, v in _KNOWN.items())
@@ -27,8 +27,8 @@ def open_sqlite(url: str) -> SqliteStore:
 
 def file_of(url: str) -> Path:
     """The file that the address names. Raises ConfigError."""
-    parts = urlsplit(url)
-    path = unquote(parts.path[1:])
-    if parts.netloc or not path:
+    place = url.partition("?")[0].removeprefix("sqlite://")
+    path = unquote(place[1:])
+    if not place.startswith("/") or not path or path == ":memory:":
         raise ConfigError("this sqlite:// address names no file; say sqlite:///relative.db or sqlite:////absolute.db")
     return Path(path).absolute()

@@ -154,6 +154,8 @@ class Commits:
         if self._conflicts(c):
             return "conflict"
         # Every check is done: from here on, all of it happens.
+        if c.fence is not None and c.outcome is not None:
+            self._leases.take(c.fence)  # no longer this process' business
         if row is not None and c.outcome is not None:
             self._rows.end_attempt(row, c.outcome, c.keep_ms)
         for record in c.records:

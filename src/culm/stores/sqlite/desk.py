@@ -54,25 +54,24 @@ class Desk:
         """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        if self._thread is None:
-            self._start()
-        self._calls.put((work, loop, future))
+        self._put((work, loop, future))
         return await future
 
-    def _start(self) -> None:
-        with self._lock:
+    def _put(self, call: Call) -> None:
+        with self._lock:  # a call behind the end of a closing desk would never be answered
             if self._closed:
                 raise StoreError("this store was closed; open it anew")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()
+            self._calls.put(call)
 
     async def close(self) -> None:
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
-        if thread is not None:
             self._calls.put(None)
+        if thread is not None:
             while thread.is_alive():  # a join would block the loop that the thread may still answer to
                 await asyncio.sleep(0.001)
 

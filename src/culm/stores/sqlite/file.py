@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -32,22 +34,31 @@ def prepare(path: Path) -> None:
         raise ConfigError(f"cannot open {path}: the folder {path.parent} does not exist; make it, or choose another path")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is a folder, or this user may not write there; choose another path")
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
+    give_up_at = time.monotonic() + BUSY_MS / 1000
+    while True:
         try:
-            _prepare(connection, path)
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as e:
-        if getattr(e, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StoreUnavailable(f"{path} stayed locked by another process for {BUSY_MS // 1000} s") from e
-        if getattr(e, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB:
-            raise ConfigError(f"{path} is not a culm store but some other file; choose another path") from e
-        raise ConfigError(f"cannot open {path}: {e}") from e
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as connection:
+                _prepare(connection, path)
+                return
+        except sqlite3.DatabaseError as e:
+            code = getattr(e, "sqlite_errorcode", 0) & 0xFF
+            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                what = (
+                    "is not a culm store but some other file; choose another path"
+                    if code == sqlite3.SQLITE_NOTADB
+                    else f"cannot be opened: {e}"
+                )
+                raise ConfigError(f"{path} {what}") from e
+            if time.monotonic() > give_up_at:
+                raise StoreUnavailable(f"{path} stayed locked by another process for {BUSY_MS // 1000} s") from e
+        time.sleep(0.005)  # two that make the same file refuse each other at once, whatever the timeout
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    if _is_ours(connection, path):
+    connection.execute("BEGIN")  # one snapshot: another process may be making it between two questions
+    ours = _is_ours(connection, path)
+    connection.execute("COMMIT")
+    if ours:
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")

@@ -223,8 +223,12 @@ SELECT coalesce(max(n), 0) FROM hints
 SELECT n, hint FROM hints WHERE channel = ? AND n > ? ORDER BY n LIMIT 1000
 -- name: channels_with_news  (:json [[channel, n], ...]) -> channel
 SELECT value ->> 0 FROM json_each(?) WHERE EXISTS (SELECT 1 FROM hints WHERE channel = value ->> 0 AND n > value ->> 1)
--- name: queues_with_work  (:json names, now) -> name
-SELECT name FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?)) AND EXISTS (
-    SELECT 1 FROM (WITH RECURSIVE n (x) AS (VALUES (0) UNION ALL SELECT x + 1 FROM n WHERE x < 9) SELECT x FROM n)
-    WHERE (SELECT min(due) FROM ready WHERE lane = qid * 10 + x) <= ?
-)
+-- name: queue_heads  (:json names) -> name, earliest due; of those that are not paused and have any
+SELECT name, due FROM (
+    SELECT name, (
+        SELECT min(head) FROM (
+            WITH RECURSIVE n (x) AS (VALUES (0) UNION ALL SELECT x + 1 FROM n WHERE x < 9)
+            SELECT (SELECT min(due) FROM ready WHERE lane = qid * 10 + x) AS head FROM n
+        )
+    ) AS due FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?))
+) WHERE due IS NOT NULL

@@ -200,6 +200,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         self._watch.close()
+        for name in self._bells.names():
+            self._bells.ring(name)  # whoever waits looks again, and hears that the store is closed
         await asyncio.gather(self._writes.close(), self._reads.close())
 
 

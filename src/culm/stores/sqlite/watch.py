@@ -35,6 +35,7 @@ class Watch:
         self._now = now
         self._seen = seen
         self._poke = threading.Event()
+        self._heads: dict[str, int] = {}  # queue -> the earliest due that was seen there
         self._look = False  # somebody began to wait: what happened before must be found, too
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -75,8 +76,11 @@ class Watch:
         queues = [n[6:] for n in names if n.startswith("queue/")]
         jobs = [n[4:] for n in names if n.startswith("job/")]
         if queues:
-            for (name,) in connection.execute(SQL["queues_with_work"], (json.dumps(queues), self._now())).fetchall():
-                self._bells.ring(f"queue/{name}")
+            now = self._now()
+            for name, due in connection.execute(SQL["queue_heads"], (json.dumps(queues),)).fetchall():
+                if due <= now or due < self._heads.get(name, due + 1):  # whoever waits for a later one must hear of an earlier one
+                    self._bells.ring(f"queue/{name}")
+                self._heads[name] = due
         if jobs:
             for (job_id,) in connection.execute(SQL["not_pending"], (json.dumps(jobs),)).fetchall():
                 self._bells.ring(f"job/{job_id}")
