@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from huey import SqliteHuey  # type: ignore[import-untyped]  # it ships no types
+from huey import SqliteHuey
 
 huey = SqliteHuey("bench", filename=os.environ["HUEY_DB"], results=False)
 STAMPS = os.environ["HUEY_STAMPS"]
