@@ -208,11 +208,19 @@ class Cluster:
     async def _stop(self, node: Node) -> None:
         """A graceful stop; what the worker held is claimable at once, unless the store did not hear of it."""
         assert node.worker is not None  # for the type checker
-        before = node.way.bitten.copy()
+        before, known = node.way.bitten.copy(), {h.job_id for h in node.worker.held()}
+        newest = node.worker._claimer._claims  # noqa: SLF001  # what that claim grants is not known to the worker yet
+        # Leased, and not held: a commit that was given up, unanswered, before the stop began. Only the lease's end mends that.
+        given_up = {i for i, number in self._leased_by(node.worker) if i not in known and number != newest}
         await node.worker.stop()
         bitten = node.way.bitten - before
-        held = [i for i, row in self.store.tables.leased.items() if row.lease.rpartition("/")[0] == node.worker.name]
+        held = [i for i, _ in self._leased_by(node.worker) if i not in given_up]
         self.history.note("stopped", more=(node.name, held, dict(bitten)))
+
+    def _leased_by(self, worker: Worker) -> list[tuple[str, int]]:
+        """The jobs that the store has leased to it, each with the number of its claim."""
+        parts = [(i, row.lease.rpartition("/")) for i, row in self.store.tables.leased.items()]
+        return [(i, int(number)) for i, (name, _, number) in parts if name == worker.name]
 
     # -- the end -------------------------------------------------------------------------------------------------------------
 
