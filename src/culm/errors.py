@@ -97,14 +97,6 @@ class TimedOut(JobError):
     """The wait ended before the job did. The job goes on; ask again, or cancel it."""
 
 
-class NotAccepted(JobError):
-    """`call`: no worker took the job within `accept_within`; it was cancelled."""
-
-
-class WorkerLost(JobError):
-    """`call`: the worker that runs the job missed its heartbeats; the job will run again elsewhere."""
-
-
 class ResultPending(JobError):
     """The job leaves with the commit of the task that is running; its result cannot be awaited inside that task."""
 

@@ -1,6 +1,7 @@
 """The claimer keeps the buffer filled, about 50 ms of work ahead: quick jobs are claimed by the hundred, long ones only for free slots.
 
-So a worker hoards nothing that another could run, and a job of high priority waits behind 50 ms of others at most.
+So a job of high priority waits behind about 50 ms of others. A buffer that turns out to wait behind long jobs is given back
+within a third of a second: another worker may have room.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 from collections.abc import Sequence
 
 from culm.errors import StoreError
-from culm.store import Claimed, Store
+from culm.store import Claimed, ClaimOrder, Store
 from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
@@ -90,13 +91,11 @@ class Claimer:
     async def _claim(self, limit: int) -> Claimed:
         """One claim, repeated under its lease until the store answers, so that a lost reply loses no job."""
         self._claims += 1
+        order: ClaimOrder = "age" if self._claims % AGE_EVERY == 0 else "priority"
         lease, pause, last_tries = f"{self._name}/{self._claims}", FIRST_PAUSE_S, LAST_TRIES
         while True:
             try:
-                order = "age" if self._claims % AGE_EVERY == 0 else "priority"
-                return await self._store.claim(
-                    self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order="age" if order == "age" else "priority"
-                )
+                return await self._store.claim(self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order=order)
             except StoreError as e:
                 log.warning("claim.failed: %s", e)
             except Exception:

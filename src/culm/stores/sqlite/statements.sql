@@ -103,8 +103,6 @@ INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?)
 SELECT lease FROM claimers WHERE claimer = ?
 -- name: claims  (claimer, lease, at)
 INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
--- name: queue_ids  (:json names) -> qid, of those that are not paused
-SELECT qid FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?))
 -- name: heads  (:json lanes) -> lane, due of its oldest job
 SELECT lane, due FROM (SELECT value AS lane, (SELECT min(due) FROM ready WHERE lane = value) AS due FROM json_each(?)) WHERE due IS NOT NULL
 -- name: cut  (lane, now, offset) -> due, rid of the last job that fits; no row: all that are due fit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -84,9 +84,6 @@ class SqliteStore:
                     self._bells.ring(name)
         rung.clear()
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._writes.do(work)
-
     # -- Store --------------------------------------------------------------------------------------------------------------
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
@@ -122,7 +119,7 @@ class SqliteStore:
                 connection.execute(SQL["publish"], (hint.channel, self._now(), _encode(hint)))
                 self._rung.add(hint.channel)
 
-        await self._write(work)
+        await self._writes.do(work)
 
     async def subscribe(self, channel: str) -> _Subscription:
         newest: int = await self._reads.do(lambda connection: connection.execute(SQL["newest_hint"]).fetchone()[0])
@@ -167,36 +164,36 @@ class SqliteStore:
             now = self._now()
             return upkeep.replay(connection, job_ids, now, Rows(connection, self._lanes, now, self._rung, ledger=self._ledger))
 
-        return await self._write(work)
+        return await self._writes.do(work)
 
     async def discard(self, job_ids: Sequence[str]) -> int:
-        return await self._write(lambda connection: upkeep.discard(connection, job_ids))
+        return await self._writes.do(lambda connection: upkeep.discard(connection, job_ids))
 
     async def purge(self, queue: str) -> int:
         def work(connection: sqlite3.Connection) -> int:
             return upkeep.purge(connection, queue, Rows(connection, self._lanes, self._now(), self._rung, ledger=self._ledger))
 
-        return await self._write(work)
+        return await self._writes.do(work)
 
     async def pause(self, queue: str) -> None:
-        await self._write(lambda connection: upkeep.set_paused(connection, queue, self._lanes, paused=True))
+        await self._writes.do(lambda connection: upkeep.set_paused(connection, queue, self._lanes, paused=True))
 
     async def resume(self, queue: str) -> None:
         def work(connection: sqlite3.Connection) -> None:
             upkeep.set_paused(connection, queue, self._lanes, paused=False)
             self._rung.add(queue)
 
-        await self._write(work)
+        await self._writes.do(work)
 
     async def register(self, worker: WorkerInfo, *, for_ms: int) -> None:
-        await self._write(lambda connection: connection.execute(SQL["register"], (worker.id, _encode(worker), self._now() + for_ms)))
+        await self._writes.do(lambda connection: connection.execute(SQL["register"], (worker.id, _encode(worker), self._now() + for_ms)))
 
     async def workers(self) -> list[WorkerInfo]:
         rows = await self._reads.do(lambda connection: connection.execute(SQL["workers"], (self._now(),)).fetchall())
         return [_decode_worker(info) for (info,) in rows]
 
     async def sweep(self, *, limit: int = 1000) -> int:
-        return await self._write(lambda connection: upkeep.sweep(connection, limit, self._now()))
+        return await self._writes.do(lambda connection: upkeep.sweep(connection, limit, self._now()))
 
     async def close(self) -> None:
         self._watch.close()
