@@ -43,7 +43,8 @@ class Gatherer:
         self._rng = rng or random.Random()
         self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
         self._commits: list[Commit] = []
-        self._thens: list[Then | None] = []
+        self._thens: list[tuple[int, Then]] = []  # (index of its commit, whom to tell)
+        self._under_way: Sequence[Commit] = ()
         self._weight = 0  # of those commits
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
@@ -53,8 +54,9 @@ class Gatherer:
 
         `weight` is how many things the store writes for it: `commit.weight`.
         """
+        if then is not None:
+            self._thens.append((len(self._commits), then))
         self._commits.append(commit)
-        self._thens.append(then)
         self._weight += weight
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
@@ -64,6 +66,10 @@ class Gatherer:
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self.post(commit, lambda answer: _resolve(future, answer), weight=weigh(commit))
         return await future
+
+    def unanswered(self) -> list[Commit]:
+        """What was posted and is not answered yet, in order."""
+        return [*self._under_way, *self._commits]
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
@@ -75,18 +81,19 @@ class Gatherer:
             while self._commits:
                 commits, thens = self._next_batch()
                 self._number += 1
+                self._under_way = commits
                 answers = await self._answers(commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
                     answers = [await self._alone(commit) for commit in commits]
+                self._under_way = ()
                 if self.answered is not None:
                     self.answered(commits, answers)
-                for then, answer in zip(thens, answers, strict=True):
-                    if then is not None:
-                        then(answer)
+                for index, then in thens:
+                    then(answers[index])
         finally:
             self._sender = None
 
-    def _next_batch(self) -> tuple[list[Commit], list[Then | None]]:
+    def _next_batch(self) -> tuple[list[Commit], list[tuple[int, Then]]]:
         commits, thens = self._commits, self._thens
         if self._weight <= MAX_WEIGHT:
             self._commits, self._thens, self._weight = [], [], 0
@@ -99,8 +106,8 @@ class Gatherer:
             total += more
             cut += 1
         self._weight = sum(map(weigh, commits[cut:]))
-        self._commits, self._thens = commits[cut:], thens[cut:]
-        return commits[:cut], thens[:cut]
+        self._commits, self._thens = commits[cut:], [(index - cut, then) for index, then in thens if index >= cut]
+        return commits[:cut], [(index, then) for index, then in thens if index < cut]
 
     async def _alone(self, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""

@@ -15,7 +15,7 @@ import pytest
 from culm import decide
 from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held
-from culm.current import Attempt, ReadEvent
+from culm.current import Attempt, Effects, ReadEvent
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Outcome, Succeeded
@@ -69,13 +69,13 @@ def effects_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("effects of a failed attempt")
 def effects_of_a_failed_attempt(patch: pytest.MonkeyPatch) -> None:
-    right = slots._commit
+    right = slots._with_effects
 
-    def commit(attempt: Attempt, outcome: Outcome) -> Commit:
-        whole = right(attempt, Succeeded())
+    def commit(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
+        whole = right(attempt, effects, Succeeded())
         return msgspec.structs.replace(whole, outcome=outcome)
 
-    patch.setattr(slots, "_commit", commit)
+    patch.setattr(slots, "_with_effects", commit)
 
 
 @_bug("retry ignores the limit")

@@ -41,7 +41,7 @@ def test_slow_jobs_are_not_hoarded_so_that_a_second_worker_gets_half() -> None:
 
 
 def held(worker: Any) -> int:
-    return len(worker._slots.held)
+    return len(worker.held())
 
 
 class Watched(MemoryStore):

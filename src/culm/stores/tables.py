@@ -91,17 +91,18 @@ class Tables:
         return answers
 
     def _apply(self, c: Commit, now: int) -> Committed:
-        row = None
-        if c.fence is not None:
-            row = self.leased.get(c.fence.job_id)
-            if row is None or row.lease != c.fence.lease:
+        row, fence = None, c.fence
+        if fence is not None:
+            row = self.leased.get(fence.job_id)
+            if row is None or row.lease != fence.lease:
                 return "lease_lost"
-        if (c.send or c.records or c.triggers) and self._conflicts(c):
+        effects = c.send or c.emit or c.triggers or c.records or c.cancel
+        if effects and self._conflicts(c):
             return "conflict"
         # Every check is done: from here on, all of it happens.
         if row is not None and c.outcome is not None:
             self._end_attempt(row, c.outcome, c.keep_ms, now)
-        if c.send or c.emit or c.triggers or c.records or c.cancel:
+        if effects:
             self._effects(c, now)
         return "applied"
 
@@ -182,7 +183,7 @@ class Tables:
             if not scope.live:
                 self._sweep_scope_at(now + keep_ms, job.scope, scope)
             self._reached(scope, f"done/{job.id}", 1, now)
-        if not isinstance(final, DEAD):
+        if type(final) not in DEAD:
             if keep_ms:
                 row.sweep_at = now + keep_ms
                 self._sweep_at(row.sweep_at, "job", job.id)
@@ -377,7 +378,7 @@ class Tables:
 
     def dead(self, job_ids: Iterable[str]) -> list[Row]:
         rows = (self.rows.get(i) for i in dict.fromkeys(job_ids))
-        return [r for r in rows if r is not None and r.finished and isinstance(r.last, DEAD)]
+        return [r for r in rows if r is not None and r.finished and type(r.last) in DEAD]
 
     def replay(self, job_ids: Sequence[str]) -> int:
         now, rows = self.now(), self.dead(job_ids)

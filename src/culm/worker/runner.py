@@ -44,13 +44,14 @@ class Runner:
     async def run(self, attempt: Attempt, ended: Callable[[Attempt, Outcome], None]) -> None:
         """Run it and tell what it came to. Never raises, except when its own coroutine is closed."""
         enter(attempt)
-        task = self._tasks.get(attempt.job.task)
+        job = attempt.job
+        task = self._tasks.get(job.task)
         outcome = decide.before_start(attempt.delivery, knows_task=task is not None)
         if outcome is None and task is not None:
             started = self._now()
             try:
-                args, kwargs = task.signature.decode_call(attempt.job.args)
-                if attempt.job.reads:
+                args, kwargs = task.signature.decode_call(job.args)
+                if job.reads:
                     attempt.events = await self._events(attempt)
                 value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
                 outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)

@@ -10,8 +10,8 @@ import contextvars
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal, cast
 
 from msgspec.structs import replace
 
@@ -19,7 +19,7 @@ from culm import decide
 from culm.app import App
 from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held, weigh
-from culm.current import Attempt
+from culm.current import Attempt, Effects
 from culm.errors import StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
@@ -36,32 +36,42 @@ class Slots:
     """Runs deliveries, at most `concurrency` at once.
 
     Attributes:
-        held: what this worker holds, job id -> lease, from the claim until the commit is answered; the heart extends it.
         done: attempts that ended.
         hungry: told whenever the buffer runs low.
     """
 
     def __init__(self, app: App, runner: Runner, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
         self._app = app
-        self._runner = runner
         self._gatherer = gatherer
+        self._post = gatherer.post
         gatherer.answered = self._answered
         self._loop = asyncio.get_running_loop()
+        self._create_task, self._run = self._loop.create_task, runner.run  # bound once, not for each job
         self._base = contextvars.copy_context()
         self._hungry = hungry
         self.concurrency = concurrency
         self.low_water = 0  # of the buffer; below it the claimer is told
         self.buffer: deque[Delivery] = deque()
-        self.running: dict[Attempt, None] = {}  # ordered, and the same order in every run
-        self.held: dict[str, str] = {}
+        self.running: dict[Attempt, asyncio.Task[None]] = {}  # in the order in which they began
         self.done = 0
         self._done_then, self._quiet_scans = 0, 0
-        self._fed_at: dict[str, float] = {}  # when jobs whose age matters came into the buffer
+        self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
         self.fenced = 0
         self._closing = False
-        self._end = self._ended  # bound once, not for each job
+        self._end = self._ended
         self._empty = asyncio.Event()
         self._empty.set()
+
+    def held(self) -> list[Held]:
+        """What this worker holds, from the claim until the commit is answered; called from the heart's thread.
+
+        A job goes from the buffer to the running to the gatherer: asked in that order, none is missed on its way.
+        """
+        waiting, running = list(self.buffer), list(self.running)
+        held = dict.fromkeys(Held(d.job.id, d.lease) for d in waiting)
+        held.update(dict.fromkeys(Held(a.job.id, a.delivery.lease) for a in running))
+        held.update(dict.fromkeys(c.fence for c in self._gatherer.unanswered() if c.fence is not None))
+        return list(held)
 
     @property
     def free(self) -> int:
@@ -69,34 +79,39 @@ class Slots:
 
     def feed(self, deliveries: Sequence[Delivery]) -> None:
         """Take what was claimed: run it, or keep it for the next free slot."""
-        for delivery in deliveries:
-            job = delivery.job
-            self.held[job.id] = delivery.lease
-            if job.expires_ms is not None or job.deadline_ms is not None:
-                self._fed_at[job.id] = self._loop.time()
-        self.buffer.extend(deliveries)
+        if not deliveries:
+            return
+        buffer = self.buffer
+        buffer.extend(deliveries)
         if self._closing:
             self.release_buffered()
-        if self.buffer:
-            self._empty.clear()
-            for _ in range(min(self.free, len(self.buffer))):
-                self._start(self.buffer.popleft())
+            return
+        self._fed_at[deliveries[0].lease] = self._loop.time()
+        while (gone := next(iter(self._fed_at))) != buffer[0].lease:
+            del self._fed_at[gone]
+        self._empty.clear()
+        for _ in range(min(self.free, len(buffer))):
+            self._start(buffer.popleft())
 
     def _start(self, delivery: Delivery) -> None:
-        if self._fed_at and (fed_at := self._fed_at.pop(delivery.job.id, None)) is not None:
-            delivery = replace(delivery, age_ms=delivery.age_ms + round((self._loop.time() - fed_at) * 1000))
-        attempt = Attempt(delivery, delivery.job, self._app)
-        self.running[attempt] = None
-        attempt.task = self._loop.create_task(self._runner.run(attempt, self._end), context=self._base.copy())
+        job = delivery.job
+        if job.expires_ms is not None or job.deadline_ms is not None:
+            waited = self._loop.time() - self._fed_at[delivery.lease]
+            delivery = replace(delivery, age_ms=delivery.age_ms + round(waited * 1000))
+        attempt = Attempt(delivery, job, self._app)
+        self.running[attempt] = self._create_task(self._run(attempt, self._end), context=self._base.copy())
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
-        attempt.task = None  # its context knows the attempt: a circle that would be left to the garbage collector
+        job = attempt.job
+        if attempt.effects is None:
+            self._post(Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms))
+        else:
+            commit = _with_effects(attempt, attempt.effects, outcome)
+            self._post(commit, weight=weigh(commit))
         del self.running[attempt]
         self.done += 1
-        commit = _commit(attempt, outcome)
-        self._gatherer.post(commit, weight=1 if attempt.effects is None else weigh(commit))
         buffer = self.buffer
         if buffer:
             self._start(buffer.popleft())
@@ -108,29 +123,25 @@ class Slots:
                 self._empty.set()
 
     def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
-        """The store has answered a batch: these attempts are over, their leases need no heart."""
-        held = self.held
+        """Deal with the commits of a batch that were not applied."""
+        if answers.count("applied") == len(answers):
+            return
         if isinstance(answers[0], StoreUnavailable):  # then all are: the batch was not answered
             log.error("commit.unknown: %d commits, %s; if they did not happen, those jobs run again", len(commits), answers[0])
+            return
         for commit, answer in zip(commits, answers, strict=True):
-            fence = commit.fence
-            if fence is None:
-                continue
-            if held.get(fence.job_id) == fence.lease:
-                del held[fence.job_id]
-            if answer != "applied" and not isinstance(answer, StoreUnavailable):
-                self._refused(commit, fence, answer)
+            if answer != "applied" and commit.fence is not None:
+                self._refused(commit, commit.fence, answer)
 
     def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
         if isinstance(answer, Exception):  # the store cannot write this one, ever
             log.error("commit.failed: job %s: %r", fence.job_id, answer)
             if not isinstance(commit.outcome, Failed):
-                self.held[fence.job_id] = fence.lease
-                self._gatherer.post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
+                self._post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
         elif answer == "conflict":
             log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
-            self.held[fence.job_id] = fence.lease  # what it sent cannot be; end it without, or it would conflict for ever
-            self._gatherer.post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
+            # What it sent cannot be; end it without, or it would conflict for ever.
+            self._post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
             self.fenced += 1
             log.warning("commit.fenced: job %s: another worker has it", fence.job_id)
@@ -168,11 +179,9 @@ class Slots:
     def _stop(self, attempt: Attempt, why: Literal["timeout", "cancel", "shutdown", "lost"]) -> None:
         attempt.stopping = attempt.stopping or why
         attempt.cancelled = True
-        task = attempt.task
-        if task is None:
-            return
+        task = self.running[attempt]
         task.cancel()
-        if inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_CREATED:
+        if inspect.getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == inspect.CORO_CREATED:
             # Cancelled before its first step it never runs, and tells nobody: its slot and its lease would be held for ever.
             self._ended(attempt, decide.on_cancel() if why == "cancel" else Released())
 
@@ -193,9 +202,7 @@ class Slots:
             self._let_go(self.buffer.popleft(), Released())
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
-        self._fed_at.pop(delivery.job.id, None)
-        commit = Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms)
-        self._gatherer.post(commit)
+        self._post(Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms))
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
@@ -207,19 +214,18 @@ class Slots:
         hurried.cancel()
         for attempt in list(self.running):
             self._stop(attempt, "shutdown")
-        tasks = [a.task for a in self.running if a.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+        if self.running:
+            await asyncio.wait(list(self.running.values()), timeout=1.0)
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             self._let_go(attempt.delivery, Released())
 
 
-def _commit(attempt: Attempt, outcome: Outcome) -> Commit:
+def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
     """The attempt's one decision: what it sent and emitted leaves only with a success."""
-    job, effects = attempt.job, attempt.effects
+    job = attempt.job
     fence = Held(job.id, attempt.delivery.lease)
-    if effects is None or not isinstance(outcome, Succeeded):
+    if not isinstance(outcome, Succeeded):
         return Commit(fence=fence, outcome=outcome, keep_ms=job.keep_ms)
     return Commit(
         fence=fence,

@@ -175,7 +175,7 @@ class Worker:
     # -- the body of its heart; called from the heart's thread ----------------------------------------------------------------
 
     def held(self) -> list[Held]:
-        return [Held(job_id, lease) for job_id, lease in list(self._slots.held.items())]
+        return self._slots.held()
 
     def is_stuck(self) -> bool:
         return self._heart_kind == "thread" and time.monotonic() - self._ticked > self._stuck_s

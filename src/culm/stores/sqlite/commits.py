@@ -112,10 +112,10 @@ class Commits:
         rids = _rids(endings)
         if self._ledger:
             self._sql(SQL["ledger_many"], (*self._sql(SQL["lease_of"], (lid,)).fetchone(), self._now, rids))
-        kept = [e for e in endings if e[2] or isinstance(e[1], DEAD)]
-        gone = rids if not kept else _rids([e for e in endings if not e[2] and not isinstance(e[1], DEAD)])
+        kept = [e for e in endings if e[2] or type(e[1]) in DEAD]
+        gone = rids if not kept else _rids([e for e in endings if not e[2] and type(e[1]) not in DEAD])
         for part in _parts(kept):
-            values = ((ENDED[type(o)], encode_outcome(o), None if isinstance(o, DEAD) else self._now + keep) for _, o, keep, _ in part)
+            values = ((ENDED[type(o)], encode_outcome(o), None if type(o) in DEAD else self._now + keep) for _, o, keep, _ in part)
             self._sql(_FINISH[len(part)], [x for (rid, *_), more in zip(part, values, strict=True) for x in (rid, *more)])
         self._sql(SQL["let_go_many"], (rids,))
         if len(kept) < len(endings):

@@ -92,7 +92,7 @@ class Rows:
             grants = self._grants(row)
             self._sql(SQL["count_grants"], (attempts, grants, grants, row.rid))
             self._let_go(row)
-        dead = isinstance(final, DEAD)
+        dead = type(final) in DEAD
         if dead or keep_ms:
             self._sql(SQL["finish"], (ENDED[type(final)], encode_outcome(final), None if dead else self._now + keep_ms, row.rid))
         else:
