@@ -6,11 +6,10 @@ by one, nothing of it was written yet, and its commits go one by one, each answe
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from itertools import groupby
 from sqlite3 import Connection
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -18,15 +17,14 @@ from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
 from culm.job import Job, decode_job, encode_job
 from culm.outcome import DEAD, FINAL, Final, encode_outcome
+from culm.stores.sqlite.columns import as_json, joined, pieces
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
 from culm.stores.sqlite.rows import ENDED, Rows
 from culm.stores.sqlite.sql import SQL
 
-CHUNKS = (256, 32, 4, 1)  # rows of one INSERT or UPDATE: few sizes, so that their statements stay prepared
-
-_encode_answers = msgspec.msgpack.Encoder().encode
-_decode_answers = msgspec.msgpack.Decoder(list[Committed]).decode
+_encode_refused = msgspec.msgpack.Encoder().encode
+_decode_refused = msgspec.msgpack.Decoder(dict[int, Committed]).decode
 
 Ending: TypeAlias = tuple[int, Final, int, str]  # rid, outcome, keep_ms, job id
 
@@ -35,7 +33,6 @@ class Commits:
     """Applies batches on a desk's connection. The caller gives `now` and collects `rung`."""
 
     def __init__(self, connection: Connection, lanes: Lanes, leases: Leases, now: int, rung: set[str], *, ledger: bool) -> None:
-        self._connection = connection
         self._sql = connection.execute
         self._lanes = lanes
         self._leases = leases
@@ -46,9 +43,9 @@ class Commits:
 
     def apply(self, commits: Sequence[Commit], batch: BatchId) -> list[Committed]:
         client, number = batch
-        known = self._sql(SQL["answers"], (client,)).fetchone()
+        known = self._sql(SQL["answered"], (client,)).fetchone()
         if known is not None and number <= known[0]:
-            return _decode_answers(known[1]) if number == known[0] else ["lease_lost"] * len(commits)
+            return _answers(len(commits), known[1]) if number == known[0] else ["lease_lost"] * len(commits)
         answers: list[Committed] = []
         run: list[Commit] = []
         for commit in commits:
@@ -59,7 +56,7 @@ class Commits:
                 run = []
                 answers.append(self._apply_one(commit))
         answers += self._apply_run(run)
-        self._sql(SQL["remember"], (client, number, _encode_answers(answers), self._now))
+        self._sql(SQL["remember"], (client, number, _refused(answers), self._now))
         return answers
 
     # -- in columns ---------------------------------------------------------------------------------------------------------
@@ -67,81 +64,92 @@ class Commits:
     def _apply_run(self, run: list[Commit]) -> list[Committed]:
         if not run:
             return []
-        by_lid = self._endings(run)
+        by_lease = self._endings(run)
         jobs = [job for commit in run if commit.send for job in commit.send]
-        if by_lid is None or not self._all_held(by_lid) or not self._all_new(jobs):
+        if by_lease is None or not self._all_held(by_lease) or (last := self._last_rid(jobs)) is None:
             return [self._apply_one(commit) for commit in run]
         # Every check is done: from here on, all of it happens.
-        for lid, endings in by_lid.items():
-            self._finish(lid, endings)
-        self._send(jobs)
+        for lease, endings in by_lease.items():
+            self._finish(lease, endings)
+        self._send(jobs, last)
         return ["applied"] * len(run)
 
-    def _endings(self, run: list[Commit]) -> dict[int, list[Ending]] | None:
+    def _endings(self, run: list[Commit]) -> dict[str, list[Ending]] | None:
         """The jobs that the run ends, by lease; None if one is not known here."""
-        found: dict[int, list[Ending]] = {}
+        found: dict[str, list[Ending]] = {}
         take = self._leases.take
         known = True
         for commit in run:
-            fence, outcome = commit.fence, commit.outcome
+            fence = commit.fence
             if fence is not None:
-                lid, rid = take(fence)
+                rid = take(fence)
                 if rid < 0:
                     known = False
-                elif lid in found:
-                    found[lid].append((rid, outcome, commit.keep_ms, fence.job_id))  # type: ignore[arg-type]  # _is_plain: it is final
+                ending: Ending = (rid, commit.outcome, commit.keep_ms, fence.job_id)  # type: ignore[assignment]  # _is_plain: it is final
+                if fence.lease in found:
+                    found[fence.lease].append(ending)
                 else:
-                    found[lid] = [(rid, outcome, commit.keep_ms, fence.job_id)]  # type: ignore[list-item]  # the same
+                    found[fence.lease] = [ending]
         return found if known else None
 
-    def _all_held(self, by_lid: dict[int, list[Ending]]) -> bool:
-        return all(self._sql(SQL["plainly_held"], (_rids(endings), lid)).fetchone()[0] == len(endings) for lid, endings in by_lid.items())
+    def _all_held(self, by_lease: dict[str, list[Ending]]) -> bool:
+        return all(self._sql(SQL["plainly_held"], (_rids(ends), lease)).fetchone()[0] == len(ends) for lease, ends in by_lease.items())
 
-    def _all_new(self, jobs: list[Job]) -> bool:
-        """All are roots, without a topic, that no row, tombstone or scope knows."""
+    def _last_rid(self, jobs: list[Job]) -> int | None:
+        """The greatest rid so far. None if they are not all new: roots, without a topic, that no row, tombstone or scope knows."""
         if not jobs:
-            return True
+            return 0
         ids = [job.id for job in jobs]
         if len(set(ids)) < len(ids) or any("~" in job.id or job.topic for job in jobs):
-            return False
-        if self._sql(SQL["any_special"]).fetchone()[0] and self._sql(SQL["special_many"], (json.dumps(ids),)).fetchone():
-            return False
-        return bool(self._sql(SQL["known_many"], (json.dumps(ids),)).fetchone()[0] == 0)
+            return None
+        name, which = ("known_one", ids[0]) if len(ids) == 1 else ("known_many", as_json(ids))
+        known, last = self._sql(SQL[name], (which,)).fetchone()
+        return None if known else last
 
-    def _finish(self, lid: int, endings: list[Ending]) -> None:
-        rids = _rids(endings)
+    def _finish(self, lease: str, endings: list[Ending]) -> None:
+        rids, n = _rids(endings), len(endings)
         if self._ledger:
-            self._sql(SQL["ledger_many"], (*self._sql(SQL["lease_of"], (lid,)).fetchone(), self._now, rids))
+            self._sql(SQL["ledger_many"], (lease, self._now, rids))
         kept = [e for e in endings if e[2] or type(e[1]) in DEAD]
-        gone = rids if not kept else _rids([e for e in endings if not e[2] and type(e[1]) not in DEAD])
-        for part in _parts(kept):
-            values = ((ENDED[type(o)], encode_outcome(o), None if type(o) in DEAD else self._now + keep) for _, o, keep, _ in part)
-            self._sql(_FINISH[len(part)], [x for (rid, *_), more in zip(part, values, strict=True) for x in (rid, *more)])
+        if kept:
+            self._keep(kept)
         self._sql(SQL["let_go_many"], (rids,))
-        if len(kept) < len(endings):
+        if len(kept) < n:
+            gone = rids if not kept else _rids([e for e in endings if not e[2] and type(e[1]) not in DEAD])
             self._sql(SQL["forget_many"], (gone,))
-        self._sql(SQL["lease_shrinks"], (len(endings), lid))
-        self._sql(SQL["lease_ends"], (lid,))
+        if not self._sql(SQL["emptied"], (lease, n)).rowcount:
+            self._sql(SQL["shrinks"], (n, lease))
         self._rung.update([e[3] for e in endings])
 
-    def _send(self, jobs: list[Job]) -> None:
+    def _keep(self, kept: list[Ending]) -> None:
+        """Those that end alike and are kept as long share a statement."""
+        for (kind, keep_ms), some in groupby(kept, key=lambda e: (type(e[1]), e[2])):
+            alike = list(some)
+            rids, outcomes = [e[0] for e in alike], [encode_outcome(e[1]) for e in alike]
+            sweep_at = None if kind in DEAD else self._now + keep_ms
+            for piece in pieces(outcomes):
+                self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at))
+
+    def _send(self, jobs: list[Job], last: int) -> None:
+        """Those that share a lane and a due share a statement."""
         if not jobs:
             return
-        rid = self._sql(SQL["last_rid"]).fetchone()[0]
-        now, rows, ready = self._now, [], []
-        for job in jobs:
-            rid += 1
-            lane = self._lanes.lane(self._sql, job.queue, job.priority)
-            due = None
-            if job.after_ms is not None:
-                due = max(now + job.after_ms, job.at_ms or 0)
-                ready.append((lane, due, rid))
-                self._rung.add(job.queue)
-            rows.append((rid, job.id, lane, now, due, 0, encode_job(job)))
-        for part in _parts(rows):
-            self._sql(_INSERT[len(part)], tuple(chain.from_iterable(part)))
-        for piece in _parts(ready):
-            self._sql(_READY[len(piece)], tuple(chain.from_iterable(piece)))
+        rid, now, rung = last + 1, self._now, self._rung
+        for (queue, priority, after_ms, at_ms), some in groupby(jobs, key=_when):
+            alike = list(some)
+            lane = self._lanes.lane(self._sql, queue, priority)
+            due = None if after_ms is None else max(now + after_ms, at_ms or 0)
+            if due is not None:
+                rung.add(queue)
+            bodies = [encode_job(job) for job in alike]
+            if len(alike) == 1:
+                self._sql(SQL["insert_job"], (alike[0].id, lane, now, due, 0, bodies[0]))
+            else:
+                ids = [job.id for job in alike]
+                for piece in pieces(bodies):
+                    self._sql(SQL["insert_many"], (rid + piece.start, lane, now, due, *joined(bodies[piece]), as_json(ids[piece])))
+            rid += len(alike)
+        self._sql(SQL["make_ready_after"], (last,))
 
     # -- one by one ---------------------------------------------------------------------------------------------------------
 
@@ -199,29 +207,19 @@ def _is_plain(c: Commit) -> bool:
     return isinstance(c.outcome, FINAL) if c.fence is not None else c.outcome is None
 
 
-def _rids(endings: Iterable[Ending]) -> str:
+def _when(job: Job) -> tuple[str, int, int | None, int | None]:
+    return (job.queue, job.priority, job.after_ms, job.at_ms)
+
+
+def _rids(endings: list[Ending]) -> str:
     return str([e[0] for e in endings])  # a list of numbers reads as JSON
 
 
-def _parts(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    start = 0
-    for size in CHUNKS:
-        while len(rows) - start >= size:
-            yield rows[start : start + size]
-            start += size
+def _refused(answers: list[Committed]) -> bytes | None:
+    refused = {n: answer for n, answer in enumerate(answers) if answer != "applied"}
+    return _encode_refused(refused) if refused else None
 
 
-def _values(columns: int, rows: int) -> str:
-    return ",".join(["(" + ",".join("?" * columns) + ")"] * rows)
-
-
-# Not in statements.sql: these repeat one row as often as a chunk is long.
-_INSERT = {n: f"INSERT INTO jobs (rid, id, lane, sent, due, flags, job) VALUES {_values(7, n)}" for n in CHUNKS}  # noqa: S608  # question marks
-_READY = {n: f"INSERT INTO ready VALUES {_values(3, n)}" for n in CHUNKS}  # noqa: S608  # the same
-_FINISH = {
-    n: f"""WITH v (rid, ended, last, sweep_at) AS (VALUES {_values(4, n)})
-    UPDATE jobs SET ended = v.ended, last = v.last, sweep_at = v.sweep_at, due = NULL,
-        attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
-    FROM v JOIN held h ON h.rid = v.rid WHERE jobs.rid = v.rid"""  # noqa: S608  # the same
-    for n in CHUNKS
-}
+def _answers(n: int, refused: bytes | None) -> list[Committed]:
+    found = _decode_refused(refused) if refused is not None else {}
+    return [found.get(i, "applied") for i in range(n)]

@@ -5,7 +5,6 @@ The numbers never change, so what this process has learnt of them stays true.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from sqlite3 import Cursor
 from typing import Any
@@ -63,7 +62,3 @@ class Lanes:
 def of_queues(qids: Sequence[int]) -> list[int]:
     """All lanes of some queues, the highest priority first."""
     return [qid * 10 + n for n in range(10) for qid in qids]
-
-
-def as_json(numbers: Sequence[int]) -> str:
-    return json.dumps(numbers, separators=(",", ":"))

@@ -12,20 +12,21 @@ from sqlite3 import Connection
 import msgspec
 
 from culm.commit import Held
-from culm.job import Delivery, as_delivered
+from culm.job import Delivery, Job, as_delivered
 from culm.outcome import Cancelled
 from culm.store import Claimed, ClaimOrder, LeaseState
+from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.flags import CANCELLED
-from culm.stores.sqlite.lanes import Lanes, as_json, of_queues
+from culm.stores.sqlite.lanes import Lanes, of_queues
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 
 _heads = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int, int]]).decode
-UNKNOWN = (-1, -1)
+_due = msgspec.json.Decoder(dict[int, int]).decode
+_jobs = msgspec.msgpack.Decoder(list[Job]).decode
 
-_SEVERAL = {
-    name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in ("taken", "hold_taken", "unready_taken")
-}
+_TAKING = ("taken", "taken_again", "hold_taken", "unready_taken")
+_SEVERAL = {name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in _TAKING}
 
 
 class Leases:
@@ -33,21 +34,18 @@ class Leases:
 
     def __init__(self) -> None:
         self._rids: dict[str, dict[str, int]] = {}  # lease -> job id -> rid
-        self._lids: dict[str, int] = {}
 
-    def take(self, held: Held) -> tuple[int, int]:
-        """(lid, rid) of a job whose attempt ends, or UNKNOWN. Known once: whoever asks again must ask the database."""
+    def take(self, held: Held) -> int:
+        """The rid of a job whose attempt ends, or -1. Known once: whoever asks again must ask the database."""
         rids = self._rids.get(held.lease)
         if rids is None:
-            return UNKNOWN
+            return -1
         rid = rids.pop(held.job_id, -1)
-        lid = self._lids[held.lease]
         if not rids:
-            del self._rids[held.lease], self._lids[held.lease]
-        return lid, rid
+            del self._rids[held.lease]
+        return rid
 
-    def learn(self, lease: str, lid: int, rids: dict[str, int]) -> None:
-        self._lids[lease] = lid
+    def learn(self, lease: str, rids: dict[str, int]) -> None:
         self._rids[lease] = rids
 
 
@@ -64,36 +62,37 @@ class Claim:
         self._lid = -1
         self.rids: dict[str, int] = {}
 
-    @property
-    def lid(self) -> int:
-        return self._lid
-
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
         claimer = self._lease.rpartition("/")[0]
-        if self._sql(SQL["claimer"], (claimer,)).fetchone() == (self._lease,):  # the reply was lost
+        qids = self._lanes.open_qids(self._sql, queues)
+        lanes = of_queues(qids)
+        as_text = as_json(lanes)
+        latest, first_expiry, heads = self._sql(SQL["look"], (claimer, as_text)).fetchone()
+        if latest == self._lease:  # the reply was lost
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
             return Claimed([self._delivery(rid) for (rid,) in rids], 0)
-        qids = self._lanes.open_qids(self._sql, queues)
-        deliveries = self._overdue(qids, limit)
-        lanes = of_queues(qids)
-        heads = dict(self._sql(SQL["heads"], (as_json(lanes),)).fetchall())
-        due = [lane for lane in lanes if heads.get(lane, self._now + 1) <= self._now]
+        deliveries: list[Delivery] = []
+        if first_expiry is not None and first_expiry <= self._now:
+            deliveries = self._overdue(qids, limit)
+        dues = _due(heads)
+        due = [lane for lane in lanes if dues.get(lane, self._now + 1) <= self._now]
         for some in [due] if order == "age" else _by_priority(due):
             if len(deliveries) < limit and some:
                 deliveries += self._take_due(some, limit - len(deliveries))
         if deliveries:
             self._sql(SQL["claims"], (claimer, self._lease, self._now))
-            self._sql(SQL["lease_grows"], (len(deliveries), self._lid))
-            heads = dict(self._sql(SQL["heads"], (as_json(lanes),)).fetchall())
-        return Claimed(deliveries, max(0, min(heads.values()) - self._now) if heads else None)
+        (next_due,) = self._sql(SQL["next_due"], (as_text,)).fetchone()
+        return Claimed(deliveries, None if next_due is None else max(0, next_due - self._now))
 
     def _take_due(self, lanes: list[int], limit: int) -> list[Delivery]:
         sql, some = (SQL, lanes[0]) if len(lanes) == 1 else (_SEVERAL, as_json(lanes))
         due, rid = self._cut(lanes, limit)
-        heads, bodies = self._sql(sql["taken"], (some, due, rid)).fetchone()
-        self._sql(sql["hold_taken"], (self._new_lease(), self._until, some, due, rid))
+        found = self._read(*self._sql(sql["taken"], (some, due, rid)).fetchone())
+        if found is None:
+            found = self._read_again(*self._sql(sql["taken_again"], (some, due, rid)).fetchone())
+        self._sql(sql["hold_taken"], (self._lease_for(len(found)), self._until, some, due, rid))
         self._sql(sql["unready_taken"], (some, due, rid))
-        return self._read(heads, bodies)
+        return found
 
     def _cut(self, lanes: list[int], limit: int) -> tuple[int, int]:
         """(due, rid) of the last job that fits."""
@@ -104,7 +103,21 @@ class Claim:
         found = sorted(e for lane in lanes for e in self._sql(SQL["oldest"], (lane, self._now, limit)).fetchall())
         return found[limit - 1] if len(found) >= limit else everything
 
-    def _read(self, heads: str, bodies: bytes) -> list[Delivery]:
+    def _read(self, rids: str, ids: str, sent: str, fence: int, bodies: bytes) -> list[Delivery] | None:
+        """Deliveries that nobody had before; None if they need a closer look."""
+        if fence:
+            return None
+        names, lease, now = ids.split("\x1f"), self._lease, self._now
+        try:
+            jobs = _jobs(b"\xdd" + len(names).to_bytes(4, "big") + bodies)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        if [job.id for job in jobs] != names:
+            return None
+        self.rids.update(zip(names, map(int, rids.split(",")), strict=True))
+        return [Delivery(job, lease, 1, 0, 1, now - at) for job, at in zip(jobs, map(int, sent.split(",")), strict=True)]
+
+    def _read_again(self, heads: str, bodies: bytes) -> list[Delivery]:
         found: list[Delivery] = []
         at, lease, now, rids = 0, self._lease, self._now, self.rids
         for rid, job_id, attempt, expiries, fence, sent, length in _heads(heads):
@@ -114,18 +127,18 @@ class Claim:
             rids[job_id] = rid
         return found
 
-    def _new_lease(self) -> int:
+    def _lease_for(self, jobs: int) -> int:
+        """The lid of this claim's lease, which holds so many jobs more."""
         if self._lid < 0:
-            lid = self._sql(SQL["new_lease"], (self._lease, self._until)).lastrowid
+            lid = self._sql(SQL["new_lease"], (self._lease, self._until, jobs)).lastrowid
             assert lid is not None
             self._lid = lid
+        else:
+            self._sql(SQL["lease_grows"], (jobs, self._lid))
         return self._lid
 
     def _overdue(self, qids: list[int], limit: int) -> list[Delivery]:
         """Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now."""
-        (first,) = self._sql(SQL["first_expiry"]).fetchone()
-        if first is None or first > self._now:
-            return []
         found: list[Delivery] = []
         for rid, job_id, flags, _, lid in self._sql(SQL["overdue"], (self._now, self._now, as_json(qids))).fetchall():
             if flags & CANCELLED:
@@ -133,7 +146,7 @@ class Claim:
                 assert row is not None
                 self._rows.finish(row, Cancelled(), self._rows.keep_of(row))
             elif len(found) < limit:
-                self._sql(SQL["regrant"], (self._new_lease(), self._until, rid))
+                self._sql(SQL["regrant"], (self._lease_for(1), self._until, rid))
                 self._sql(SQL["lease_shrinks"], (1, lid))
                 self._sql(SQL["lease_ends"], (lid,))
                 found.append(self._delivery(rid))

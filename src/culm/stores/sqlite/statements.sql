@@ -1,22 +1,32 @@
 -- Every statement of the SQLite store, by name. Each is headed by its parameters and its rows; :json ones take a JSON array of numbers or texts.
--- Lists travel as one JSON parameter and come back as one row: the interpreter's lock is given up once per row.
+-- Lists travel in columns, one parameter each, and come back as one row: the interpreter's lock is given up once per row. Texts and
+-- numbers are JSON; blobs are joined, and `at` is where each begins and how long it is (columns.py).
 
--- name: answers  (client) -> number, answers of its last batch
-SELECT number, answers FROM clients WHERE client = ?
--- name: remember  (client, number, answers, at)
+-- name: answered  (client) -> number, and what was not applied, of its last batch
+SELECT number, refused FROM clients WHERE client = ?
+-- name: remember  (client, number, refused, at)
 INSERT INTO clients VALUES (?, ?, ?, ?)
-ON CONFLICT (client) DO UPDATE SET number = excluded.number, answers = excluded.answers, at = excluded.at
+ON CONFLICT (client) DO UPDATE SET number = excluded.number, refused = excluded.refused, at = excluded.at
 
 -- name: fence  (id, lease) -> rid, flags, lid; no row: the lease does not hold the job
 SELECT j.rid, j.flags, h.lid FROM jobs j JOIN held h ON h.rid = j.rid JOIN leases l ON l.lid = h.lid WHERE j.id = ? AND l.lease = ?
--- name: plainly_held  (:json rids, lid) -> how many of them that lease holds and no flag makes special
-SELECT count(*) FROM held h JOIN jobs j ON j.rid = h.rid WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = ? AND j.flags = 0
+-- name: plainly_held  (:json rids, lease) -> how many of them that lease holds and no flag makes special
+SELECT count(*) FROM held h JOIN jobs j ON j.rid = h.rid
+WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = (SELECT lid FROM leases WHERE lease = ?) AND j.flags = 0
 -- name: let_go_many  (:json rids)
 DELETE FROM held WHERE rid IN (SELECT value FROM json_each(?))
 -- name: forget_many  (:json rids)
 DELETE FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
 -- name: ledger_many  (lease, at, :json rids)
 INSERT INTO ledger SELECT id, ?, ? FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
+-- name: keep_many  (:json rids, ended, last, at, sweep_at): they ended, and are kept
+UPDATE jobs SET ended = ?2, last = substr(?3, CAST(substr(?4, 1 + v.key * 20, 10) AS INTEGER), CAST(substr(?4, 11 + v.key * 20, 10) AS INTEGER)),
+    sweep_at = ?5, due = NULL, attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
+FROM json_each(?1) v CROSS JOIN held h ON h.rid = v.value WHERE jobs.rid = v.value
+-- name: emptied  (lease, jobs): it held so many, and all of them ended
+DELETE FROM leases WHERE lease = ? AND jobs = ?
+-- name: shrinks  (jobs, lease)
+UPDATE leases SET jobs = jobs - ? WHERE lease = ?
 -- name: lease_shrinks  (jobs, lid)
 UPDATE leases SET jobs = jobs - ? WHERE lid = ?
 -- name: lease_ends  (lid)
@@ -49,14 +59,19 @@ INSERT INTO ledger VALUES (?, ?, ?)
 -- name: lease_of  (lid) -> lease
 SELECT lease FROM leases WHERE lid = ?
 
--- name: known_many  (:json ids) -> how many of them exist
-SELECT count(*) FROM jobs WHERE id IN (SELECT value FROM json_each(?))
--- name: special_many  (:json ids) -> 1 if one of them was cancelled before it was sent, or is the root of a remembered scope
-SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes) LIMIT 1
--- name: any_special  () -> 1 if there is a tombstone or a scope
-SELECT EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM scopes)
--- name: last_rid  () -> rid
-SELECT coalesce(max(rid), 0) FROM jobs
+-- name: known_one  (id) -> whether a job, a tombstone or a scope has it; the last rid
+SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE id = ?1) OR EXISTS (SELECT 1 FROM scopes WHERE root = ?1),
+    (SELECT coalesce(max(rid), 0) FROM jobs)
+-- name: known_many  (:json ids) -> the same, for any of them
+SELECT EXISTS (
+    SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
+), (SELECT coalesce(max(rid), 0) FROM jobs)
+-- name: insert_many  (rid of the first, lane, sent, due, bodies, at, :json ids)
+INSERT INTO jobs (rid, id, lane, sent, due, flags, job)
+SELECT ?1 + key, value, ?2, ?3, ?4, 0, substr(?5, CAST(substr(?6, 1 + key * 20, 10) AS INTEGER), CAST(substr(?6, 11 + key * 20, 10) AS INTEGER))
+FROM json_each(?7)
+-- name: make_ready_after  (rid): all that were sent after that one
+INSERT INTO ready SELECT lane, due, rid FROM jobs WHERE rid > ? AND due IS NOT NULL ORDER BY lane, due, rid
 -- name: insert_job  (id, lane, sent, due, flags, job)
 INSERT INTO jobs (id, lane, sent, due, flags, job) VALUES (?, ?, ?, ?, ?, ?)
 -- name: task_of  (id) -> job
@@ -99,18 +114,26 @@ SELECT value FROM records WHERE root = ? AND flow = ? AND seq = ?
 -- name: new_record  (root, flow, seq, value)
 INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?)
 
--- name: claimer  (claimer) -> lease
-SELECT lease FROM claimers WHERE claimer = ?
+-- name: look  (claimer, :json lanes) -> its last lease, when the first lease ends, heads (JSON: lane -> due of its oldest job)
+SELECT (SELECT lease FROM claimers WHERE claimer = ?1), (SELECT min(until) FROM leases), (
+    SELECT json_group_object(lane, due)
+    FROM (SELECT value AS lane, (SELECT min(due) FROM ready WHERE lane = value) AS due FROM json_each(?2)) WHERE due IS NOT NULL
+)
 -- name: claims  (claimer, lease, at)
 INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
--- name: heads  (:json lanes) -> lane, due of its oldest job
-SELECT lane, due FROM (SELECT value AS lane, (SELECT min(due) FROM ready WHERE lane = value) AS due FROM json_each(?)) WHERE due IS NOT NULL
+-- name: next_due  (:json lanes) -> due
+SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
 -- name: cut  (lane, now, offset) -> due, rid of the last job that fits; no row: all that are due fit
 SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT 1 OFFSET ?
 -- name: oldest  (lane, now, limit) -> due, rid
 SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
--- name: taken  (lane, due, rid) -> heads (JSON: rid, id, attempt, expiries, fence, sent, length of the body), bodies; in the same order.
--- These three also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
+-- name: taken  (lane, due, rid) -> rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; all in the same order.
+-- These four also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
+SELECT group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
+    SELECT j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
+    FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND (r.due, r.rid) <= (?, ?) ORDER BY r.due, r.rid
+)
+-- name: taken_again  (lane, due, rid) -> heads (JSON: rid, id, attempt, expiries, fence, sent, length of the body), bodies
 SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT '[' || j.rid || ',' || json_quote(j.id) || ',' || j.attempt || ',' || j.expiries || ','
         || j.fence || ',' || j.sent || ',' || length(j.job) || ']' AS head, j.job AS job
@@ -121,12 +144,10 @@ SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FRO
 INSERT INTO held SELECT rid, ?, ?, 1 FROM ready WHERE lane = ? AND (due, rid) <= (?, ?) ORDER BY rid
 -- name: unready_taken  (lane, due, rid)
 DELETE FROM ready WHERE lane = ? AND (due, rid) <= (?, ?)
--- name: new_lease  (lease, until)
-INSERT INTO leases (lease, until, jobs) VALUES (?, ?, 0)
+-- name: new_lease  (lease, until, jobs)
+INSERT INTO leases (lease, until, jobs) VALUES (?, ?, ?)
 -- name: lease_grows  (jobs, lid)
 UPDATE leases SET jobs = jobs + ? WHERE lid = ?
--- name: first_expiry  () -> until
-SELECT min(until) FROM leases
 -- name: overdue  (now, now, :json qids) -> rid, id, flags, grants, lid; the earliest first
 SELECT h.rid, j.id, j.flags, h.grants, h.lid FROM leases l CROSS JOIN held h ON h.lid = l.lid JOIN jobs j ON j.rid = h.rid
 WHERE l.until <= ? AND h.until <= ? AND j.lane / 10 IN (SELECT value FROM json_each(?)) ORDER BY h.until, h.rid

@@ -100,7 +100,7 @@ class SqliteStore:
 
         claimed, claim = await self._writes.do(work)
         if claim.rids:
-            self._leases.learn(lease, claim.lid, claim.rids)
+            self._leases.learn(lease, claim.rids)
         return claimed
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -45,6 +45,20 @@ async def a_stale_worker_cannot_finish_a_job_that_was_reclaimed(bench: Bench) ->
 
 
 @case
+async def a_stale_worker_cannot_finish_under_a_lease_that_took_its_place(bench: Bench) -> None:  # I5, I6
+    """A store that numbers its leases must not give a number twice."""
+    await bench.send(Job(id="a", task="t"))
+    slow = await bench.take("a", claimer="slow")
+    bench.clock.advance(ms=LEASE_MS)
+    for _ in range(3):
+        await bench.finish(await bench.take("a", claimer="quick"), Retried(0, Fault("E")))
+        quick = await bench.take("a", claimer="quick")
+        expect(await bench.end(slow, Succeeded()), "lease_lost")
+        expect(await bench.state("a"), "leased")
+        await bench.finish(quick, Released())
+
+
+@case
 async def a_late_worker_may_finish_what_nobody_has_reclaimed(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t"))
     late = await bench.take("a")
