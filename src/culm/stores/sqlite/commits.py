@@ -43,9 +43,9 @@ class Commits:
 
     def apply(self, commits: Sequence[Commit], batch: BatchId) -> list[Committed]:
         client, number = batch
-        known = self._sql(SQL["answered"], (client,)).fetchone()
-        if known is not None and number <= known[0]:
-            return _answers(len(commits), known[1]) if number == known[0] else ["lease_lost"] * len(commits)
+        if not self._sql(SQL["remember"], (client, number, self._now)).rowcount:
+            last, refused = self._sql(SQL["answered"], (client,)).fetchone()
+            return _answers(len(commits), refused) if number == last else ["lease_lost"] * len(commits)
         answers: list[Committed] = []
         run: list[Commit] = []
         for commit in commits:
@@ -56,7 +56,8 @@ class Commits:
                 run = []
                 answers.append(self._apply_one(commit))
         answers += self._apply_run(run)
-        self._sql(SQL["remember"], (client, number, _refused(answers), self._now))
+        if answers.count("applied") < len(answers):
+            self._sql(SQL["refused"], (_refused(answers), client))
         return answers
 
     # -- in columns ---------------------------------------------------------------------------------------------------------
@@ -64,6 +65,8 @@ class Commits:
     def _apply_run(self, run: list[Commit]) -> list[Committed]:
         if not run:
             return []
+        if len(run) == 1 and run[0].fence is None and len(run[0].send) == 1 and self._send_one(run[0].send[0]):
+            return ["applied"]
         by_lease = self._endings(run)
         jobs = [job for commit in run if commit.send for job in commit.send]
         if by_lease is None or not self._all_held(by_lease) or (last := self._last_rid(jobs)) is None:
@@ -100,10 +103,9 @@ class Commits:
         if not jobs:
             return 0
         ids = [job.id for job in jobs]
-        if len(set(ids)) < len(ids) or any("~" in job.id or job.topic for job in jobs):
+        if len(set(ids)) < len(ids) or not all(map(_is_simple, jobs)):
             return None
-        name, which = ("known_one", ids[0]) if len(ids) == 1 else ("known_many", as_json(ids))
-        known, last = self._sql(SQL[name], (which,)).fetchone()
+        known, last = self._sql(SQL["known_many"], (as_json(ids),)).fetchone()
         return None if known else last
 
     def _finish(self, lease: str, endings: list[Ending]) -> None:
@@ -130,6 +132,22 @@ class Commits:
             for piece in pieces(outcomes):
                 self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at))
 
+    def _send_one(self, job: Job) -> bool:
+        """Check and send in one statement. False: nothing was written, it is not all new."""
+        if not _is_simple(job):
+            return False
+        lane, due = self._lanes.lane(self._sql, job.queue, job.priority), self._due(job.after_ms, job.at_ms)
+        sent = self._sql(SQL["insert_new"], (job.id, lane, self._now, due, encode_job(job)))
+        if not sent.rowcount:
+            return False
+        if due is not None:
+            self._sql(SQL["make_ready"], (lane, due, sent.lastrowid))
+            self._rung.add(job.queue)
+        return True
+
+    def _due(self, after_ms: int | None, at_ms: int | None) -> int | None:
+        return None if after_ms is None else max(self._now + after_ms, at_ms or 0)
+
     def _send(self, jobs: list[Job], last: int) -> None:
         """Those that share a lane and a due share a statement."""
         if not jobs:
@@ -138,16 +156,13 @@ class Commits:
         for (queue, priority, after_ms, at_ms), some in groupby(jobs, key=_when):
             alike = list(some)
             lane = self._lanes.lane(self._sql, queue, priority)
-            due = None if after_ms is None else max(now + after_ms, at_ms or 0)
+            due = self._due(after_ms, at_ms)
             if due is not None:
                 rung.add(queue)
             bodies = [encode_job(job) for job in alike]
-            if len(alike) == 1:
-                self._sql(SQL["insert_job"], (alike[0].id, lane, now, due, 0, bodies[0]))
-            else:
-                ids = [job.id for job in alike]
-                for piece in pieces(bodies):
-                    self._sql(SQL["insert_many"], (rid + piece.start, lane, now, due, *joined(bodies[piece]), as_json(ids[piece])))
+            ids = [job.id for job in alike]
+            for piece in pieces(bodies):
+                self._sql(SQL["insert_many"], (rid + piece.start, lane, now, due, *joined(bodies[piece]), as_json(ids[piece])))
             rid += len(alike)
         self._sql(SQL["make_ready_after"], (last,))
 
@@ -207,6 +222,11 @@ def _is_plain(c: Commit) -> bool:
     return isinstance(c.outcome, FINAL) if c.fence is not None else c.outcome is None
 
 
+def _is_simple(job: Job) -> bool:
+    """A root, whose end no join hears of."""
+    return not job.topic and "~" not in job.id
+
+
 def _when(job: Job) -> tuple[str, int, int | None, int | None]:
     return (job.queue, job.priority, job.after_ms, job.at_ms)
 
@@ -215,9 +235,8 @@ def _rids(endings: list[Ending]) -> str:
     return str([e[0] for e in endings])  # a list of numbers reads as JSON
 
 
-def _refused(answers: list[Committed]) -> bytes | None:
-    refused = {n: answer for n, answer in enumerate(answers) if answer != "applied"}
-    return _encode_refused(refused) if refused else None
+def _refused(answers: list[Committed]) -> bytes:
+    return _encode_refused({n: answer for n, answer in enumerate(answers) if answer != "applied"})
 
 
 def _answers(n: int, refused: bytes | None) -> list[Committed]:

@@ -2,11 +2,13 @@
 -- Lists travel in columns, one parameter each, and come back as one row: the interpreter's lock is given up once per row. Texts and
 -- numbers are JSON; blobs are joined, and `at` is where each begins and how long it is (columns.py).
 
--- name: answered  (client) -> number, and what was not applied, of its last batch
+-- name: remember  (client, number, at): changes nothing if that batch was answered already
+INSERT INTO clients VALUES (?, ?, NULL, ?)
+ON CONFLICT (client) DO UPDATE SET number = excluded.number, refused = NULL, at = excluded.at WHERE excluded.number > number
+-- name: refused  (refused, client): commits of its last batch that were not applied
+UPDATE clients SET refused = ? WHERE client = ?
+-- name: answered  (client) -> number, refused
 SELECT number, refused FROM clients WHERE client = ?
--- name: remember  (client, number, refused, at)
-INSERT INTO clients VALUES (?, ?, ?, ?)
-ON CONFLICT (client) DO UPDATE SET number = excluded.number, refused = excluded.refused, at = excluded.at
 
 -- name: fence  (id, lease) -> rid, flags, lid; no row: the lease does not hold the job
 SELECT j.rid, j.flags, h.lid FROM jobs j JOIN held h ON h.rid = j.rid JOIN leases l ON l.lid = h.lid WHERE j.id = ? AND l.lease = ?
@@ -59,10 +61,11 @@ INSERT INTO ledger VALUES (?, ?, ?)
 -- name: lease_of  (lid) -> lease
 SELECT lease FROM leases WHERE lid = ?
 
--- name: known_one  (id) -> whether a job, a tombstone or a scope has it; the last rid
-SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) OR EXISTS (SELECT 1 FROM tombstones WHERE id = ?1) OR EXISTS (SELECT 1 FROM scopes WHERE root = ?1),
-    (SELECT coalesce(max(rid), 0) FROM jobs)
--- name: known_many  (:json ids) -> the same, for any of them
+-- name: insert_new  (id, lane, sent, due, job): changes nothing if a job, a tombstone or a scope has the id
+INSERT INTO jobs (id, lane, sent, due, flags, job) SELECT ?1, ?2, ?3, ?4, 0, ?5
+WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = ?1)
+    AND NOT EXISTS (SELECT 1 FROM scopes WHERE root = ?1)
+-- name: known_many  (:json ids) -> whether a job, a tombstone or a scope has one of them; the last rid
 SELECT EXISTS (
     SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
 ), (SELECT coalesce(max(rid), 0) FROM jobs)

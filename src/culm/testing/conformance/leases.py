@@ -51,11 +51,11 @@ async def a_stale_worker_cannot_finish_under_a_lease_that_took_its_place(bench: 
     slow = await bench.take("a", claimer="slow")
     bench.clock.advance(ms=LEASE_MS)
     for _ in range(3):
-        await bench.finish(await bench.take("a", claimer="quick"), Retried(0, Fault("E")))
+        expect(await bench.end(await bench.take("a", claimer="quick"), Retried(0, Fault("E"))), "applied")
         quick = await bench.take("a", claimer="quick")
         expect(await bench.end(slow, Succeeded()), "lease_lost")
         expect(await bench.state("a"), "leased")
-        await bench.finish(quick, Released())
+        expect(await bench.end(quick, Released()), "applied")
 
 
 @case
