@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from sqlite3 import Cursor
-from typing import Any
 
 from culm.stores.sqlite.sql import SQL
 
@@ -37,16 +36,14 @@ class Lanes:
                 self._learn(name, qid)
         return self._names.get(lane // 10, "")
 
-    def open_qids(self, execute: Execute, queues: Sequence[str]) -> list[int]:
-        """The numbers of those queues that exist and are not paused."""
+    def qids(self, execute: Execute, queues: Sequence[str]) -> list[int]:
+        """The numbers of those queues that exist."""
         for queue in queues:
             if queue not in self._qids:
                 found = execute(SQL["queue"], (queue,)).fetchone()
                 if found is not None:
                     self._learn(queue, found[0])
-        qids: list[Any] = [self._qids[q] for q in queues if q in self._qids]
-        paused = execute(SQL["paused"]).fetchall()
-        return [q for q in qids if (q,) not in paused]
+        return [self._qids[q] for q in dict.fromkeys(queues) if q in self._qids]
 
     def _learn(self, queue: str, qid: int) -> None:
         self._qids[queue] = qid

@@ -22,7 +22,8 @@ from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 
 _heads = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int, int]]).decode
-_due = msgspec.json.Decoder(dict[int, int]).decode
+_dues = msgspec.json.Decoder(dict[int, int]).decode
+_qids = msgspec.json.Decoder(list[int]).decode
 _jobs = msgspec.msgpack.Decoder(list[Job]).decode
 
 _TAKING = ("taken", "taken_again", "hold_taken", "unready_taken")
@@ -64,44 +65,43 @@ class Claim:
 
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
         claimer = self._lease.rpartition("/")[0]
-        qids = self._lanes.open_qids(self._sql, queues)
-        lanes = of_queues(qids)
-        as_text = as_json(lanes)
-        latest, first_expiry, heads = self._sql(SQL["look"], (claimer, as_text)).fetchone()
+        qids = self._lanes.qids(self._sql, queues)
+        latest, first_expiry, paused, heads = self._sql(SQL["look"], (claimer, as_json(of_queues(qids)))).fetchone()
         if latest == self._lease:  # the reply was lost
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
             return Claimed([self._delivery(rid) for (rid,) in rids], 0)
+        if paused != "[]":
+            shut = _qids(paused)
+            qids = [qid for qid in qids if qid not in shut]
         deliveries: list[Delivery] = []
         if first_expiry is not None and first_expiry <= self._now:
             deliveries = self._overdue(qids, limit)
-        dues = _due(heads)
+        dues, lanes = _dues(heads), of_queues(qids)
         due = [lane for lane in lanes if dues.get(lane, self._now + 1) <= self._now]
         for some in [due] if order == "age" else _by_priority(due):
             if len(deliveries) < limit and some:
                 deliveries += self._take_due(some, limit - len(deliveries))
         if deliveries:
             self._sql(SQL["claims"], (claimer, self._lease, self._now))
-        (next_due,) = self._sql(SQL["next_due"], (as_text,)).fetchone()
+        (next_due,) = self._sql(SQL["next_due"], (as_json(lanes),)).fetchone()
         return Claimed(deliveries, None if next_due is None else max(0, next_due - self._now))
 
     def _take_due(self, lanes: list[int], limit: int) -> list[Delivery]:
         sql, some = (SQL, lanes[0]) if len(lanes) == 1 else (_SEVERAL, as_json(lanes))
-        due, rid = self._cut(lanes, limit)
-        found = self._read(*self._sql(sql["taken"], (some, due, rid)).fetchone())
+        due = self._now if len(lanes) == 1 else self._cut(lanes, limit)
+        due, rids, *columns = self._sql(sql["taken"], (some, due, limit)).fetchone()
+        rid = int(rids[rids.rfind(",") + 1 :])
+        found = self._read(rids, *columns)
         if found is None:
             found = self._read_again(*self._sql(sql["taken_again"], (some, due, rid)).fetchone())
         self._sql(sql["hold_taken"], (self._lease_for(len(found)), self._until, some, due, rid))
         self._sql(sql["unready_taken"], (some, due, rid))
         return found
 
-    def _cut(self, lanes: list[int], limit: int) -> tuple[int, int]:
-        """(due, rid) of the last job that fits."""
-        everything = (self._now, 1 << 62)
-        if len(lanes) == 1:
-            last: tuple[int, int] | None = self._sql(SQL["cut"], (lanes[0], self._now, limit - 1)).fetchone()
-            return last or everything
-        found = sorted(e for lane in lanes for e in self._sql(SQL["oldest"], (lane, self._now, limit)).fetchall())
-        return found[limit - 1] if len(found) >= limit else everything
+    def _cut(self, lanes: list[int], limit: int) -> int:
+        """The due of the last job that fits: what is later need not be sorted."""
+        found = sorted(due for lane in lanes for (due,) in self._sql(SQL["oldest"], (lane, self._now, limit)).fetchall())
+        return found[limit - 1] if len(found) >= limit else self._now
 
     def _read(self, rids: str, ids: str, sent: str, fence: int, bodies: bytes) -> list[Delivery] | None:
         """Deliveries that nobody had before; None if they need a closer look."""

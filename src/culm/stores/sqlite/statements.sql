@@ -117,8 +117,10 @@ SELECT value FROM records WHERE root = ? AND flow = ? AND seq = ?
 -- name: new_record  (root, flow, seq, value)
 INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?)
 
--- name: look  (claimer, :json lanes) -> its last lease, when the first lease ends, heads (JSON: lane -> due of its oldest job)
+-- name: look  (claimer, :json lanes) -> its last lease, when the first lease ends, paused (JSON: qids), heads (JSON: lane -> due of its oldest job)
 SELECT (SELECT lease FROM claimers WHERE claimer = ?1), (SELECT min(until) FROM leases), (
+    SELECT json_group_array(qid) FROM queues WHERE paused = 1
+), (
     SELECT json_group_object(lane, due)
     FROM (SELECT value AS lane, (SELECT min(due) FROM ready WHERE lane = value) AS due FROM json_each(?2)) WHERE due IS NOT NULL
 )
@@ -126,15 +128,13 @@ SELECT (SELECT lease FROM claimers WHERE claimer = ?1), (SELECT min(until) FROM 
 INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
 -- name: next_due  (:json lanes) -> due
 SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
--- name: cut  (lane, now, offset) -> due, rid of the last job that fits; no row: all that are due fit
-SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT 1 OFFSET ?
--- name: oldest  (lane, now, limit) -> due, rid
-SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
--- name: taken  (lane, due, rid) -> rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; all in the same order.
+-- name: oldest  (lane, now, limit) -> due
+SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
+-- name: taken  (lane, due, limit) -> last due, rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; the oldest first.
 -- These four also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
-SELECT group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
-    SELECT j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
-    FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND (r.due, r.rid) <= (?, ?) ORDER BY r.due, r.rid
+SELECT max(due), group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
+    SELECT r.due AS due, j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
+    FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND r.due <= ? ORDER BY r.due, r.rid LIMIT ?
 )
 -- name: taken_again  (lane, due, rid) -> heads (JSON: rid, id, attempt, expiries, fence, sent, length of the body), bodies
 SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FROM (
@@ -201,8 +201,6 @@ INSERT OR IGNORE INTO queues (name) VALUES (?)
 SELECT qid FROM queues WHERE name = ?
 -- name: queue_names  () -> qid, name
 SELECT qid, name FROM queues
--- name: paused  () -> qid
-SELECT qid FROM queues WHERE paused = 1
 -- name: set_paused  (paused, name)
 UPDATE queues SET paused = ? WHERE name = ?
 -- name: register  (id, info, until)
