@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakKeyDictionary, WeakSet
 
 from culm.batch import Answer, Gatherer
 from culm.clock import Clock, Ids, SystemClock
@@ -39,6 +39,7 @@ R = TypeVar("R")
 
 log = logging.getLogger("culm")
 
+_apps: WeakSet[App] = WeakSet()  # what a fork must tell
 CHUNK = 1_000  # jobs in one commit of enqueue_many
 CHUNKS_AHEAD = 4  # commits of enqueue_many under way: the next is encoded while these are written
 
@@ -73,8 +74,7 @@ class App:
         self.new_id = self._ids.new
         self._given = self._store = store
         self._opening = threading.Lock()
-        forked = WeakMethod(self._forked)
-        os.register_at_fork(after_in_child=lambda: (again := forked()) and again())
+        _apps.add(self)
         self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gatherer] | None = None  # nearly every call comes from one loop
         self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer] = WeakKeyDictionary()
 
@@ -269,6 +269,14 @@ class App:
         self._gatherers.clear()  # those of other loops write to the store that goes
         if store is not None and store is not self._given:
             await store.close()
+
+
+def _all_forked() -> None:
+    for app in list(_apps):
+        app._forked()  # noqa: SLF001  # its own module
+
+
+os.register_at_fork(after_in_child=_all_forked)
 
 
 class _Decorator:

@@ -118,8 +118,13 @@ class Task(Generic[P, R]):
         return await send(bound, attempt)
 
     async def map(self: Callable[[A], Any], items: Iterable[A]) -> list[Handle[R]]:
-        """Enqueue one job per item, for tasks that can be called with one argument; as `app.enqueue_many` does."""
+        """Enqueue one job per item, for tasks that can be called with one argument; as `app.enqueue_many` does.
+
+        Raises ValueError when the task has an id: an id is one job.
+        """
         task = cast("Task[[A], R]", self)  # typed by what it can be called with: names and defaults do not matter
+        if task.options.id:
+            raise ValueError(f"id={task.options.id!r} is one job's, and map() sends one for each item; leave it out")
         return cast("list[Handle[R]]", await task.app.enqueue_many(task.bind(item) for item in items))
 
 

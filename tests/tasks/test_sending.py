@@ -109,6 +109,16 @@ def test_map_sends_one_job_for_each_item() -> None:
     run(main())
 
 
+def test_map_refuses_an_id_which_would_be_one_job_for_all_items() -> None:
+    async def main() -> None:
+        bench = Bench()
+        with pytest.raises(ValueError, match=r"^id='order-42' is one job's, and map\(\) sends one for each item; leave it out$"):
+            await double_on(bench).using(id="order-42").map(range(2))
+        assert bench.jobs() == []
+
+    run(main())
+
+
 def test_a_task_of_another_app_is_refused_and_named() -> None:
     async def main() -> None:
         bench, stranger = Bench(), Bench()

@@ -242,7 +242,7 @@ SELECT coalesce(max(n), 0) FROM hints
 -- name: hints_after  (channel, n) -> n, hint
 SELECT n, hint FROM hints WHERE channel = ? AND n > ? ORDER BY n LIMIT 1000
 -- name: channels_with_news  (:json [[channel, n], ...]) -> channel
-SELECT value ->> 0 FROM json_each(?) WHERE EXISTS (SELECT 1 FROM hints WHERE channel = value ->> 0 AND n > value ->> 1)
+SELECT DISTINCT value ->> 0 FROM json_each(?) WHERE EXISTS (SELECT 1 FROM hints WHERE channel = value ->> 0 AND n > value ->> 1)
 -- name: queue_heads  (:json names) -> name, earliest due; of those that are not paused and have any
 SELECT name, due FROM (
     SELECT name, (

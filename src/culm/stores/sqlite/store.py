@@ -66,7 +66,7 @@ class SqliteStore:
         self._leases = Leases()
         self._bells = Bells()
         self._rung: set[str] = set()  # touched by the writing desk's thread only
-        self._seen: dict[str, int] = {}
+        self._seen: dict[object, tuple[str, int]] = {}
         self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", done=self._written)
         self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED", done=lambda _: None)
         self._watch = Watch(lambda: connect(self.path, durability), self._bells, self._now, self._seen)
@@ -203,10 +203,11 @@ class SqliteStore:
 
 
 class _Subscription:
-    def __init__(self, desk: Desk, bells: Bells, watch: Watch, seen: dict[str, int], channel: str, newest: int) -> None:
+    def __init__(self, desk: Desk, bells: Bells, watch: Watch, seen: dict[object, tuple[str, int]], channel: str, newest: int) -> None:
         self._desk, self._bells, self._watch, self._seen = desk, bells, watch, seen
         self._channel = channel
-        self._last = seen[channel] = newest
+        self._last = newest
+        seen[self] = (channel, newest)
 
     async def next(self, *, for_ms: int) -> Sequence[Hint]:
         listening = self._bells.listen([f"hints/{self._channel}"])
@@ -224,8 +225,9 @@ class _Subscription:
         last = self._last
         rows = await self._desk.do(lambda connection: connection.execute(SQL["hints_after"], (self._channel, last)).fetchall())
         if rows:
-            self._last = self._seen[self._channel] = rows[-1][0]
+            self._last = rows[-1][0]
+            self._seen[self] = (self._channel, self._last)
         return tuple(_decode_hint(hint) for _, hint in rows)
 
     async def close(self) -> None:
-        self._seen.pop(self._channel, None)
+        self._seen.pop(self, None)

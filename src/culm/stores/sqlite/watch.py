@@ -26,10 +26,12 @@ class Watch:
 
     Args:
         connect: opens a connection, on the watch's own thread.
-        seen: the channels that somebody listens to, each with the last hint that was read.
+        seen: of each subscription, its channel and the last hint that it has read.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], bells: Bells, now: Callable[[], int], seen: dict[str, int]) -> None:
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], bells: Bells, now: Callable[[], int], seen: dict[object, tuple[str, int]]
+    ) -> None:
         self._connect = connect
         self._bells = bells
         self._now = now
@@ -85,6 +87,6 @@ class Watch:
             for (job_id,) in connection.execute(SQL["not_pending"], (json.dumps(jobs),)).fetchall():
                 self._bells.ring(f"job/{job_id}")
         if self._seen:
-            news = connection.execute(SQL["channels_with_news"], (json.dumps(list(self._seen.items())),)).fetchall()
+            news = connection.execute(SQL["channels_with_news"], (json.dumps(list(self._seen.values())),)).fetchall()
             for (channel,) in news:
                 self._bells.ring(f"hints/{channel}")

@@ -57,6 +57,19 @@ async def all_subscribers_of_a_channel_hear_it(bench: Bench) -> None:
 
 
 @case_needing("hints")
+async def each_subscription_of_a_channel_has_a_place_of_its_own(bench: Bench) -> None:
+    """One that has heard everything, or is closed, takes nothing from another that has not."""
+    quick, slow = [await bench.store.subscribe("me") for _ in range(2)]
+    await bench.store.publish([OUTCOME])
+    expect(list(await quick.next(for_ms=LONG_MS)), [OUTCOME])
+    await quick.close()
+    expect(list(await prompt(slow.next(for_ms=LONG_MS))), [OUTCOME])
+    await bench.store.publish([OUTCOME])
+    expect(list(await prompt(slow.next(for_ms=LONG_MS))), [OUTCOME])
+    await slow.close()
+
+
+@case_needing("hints")
 async def a_subscription_can_be_closed_twice_and_the_others_go_on(bench: Bench) -> None:
     gone, stays = await bench.store.subscribe("me"), await bench.store.subscribe("me")
     await gone.close()
