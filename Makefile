@@ -2,13 +2,14 @@
 # make check   the quick loop: lint, types, tests that need no server, under a minute
 # make test    everything
 # make bench   measure, beside the raw ceilings of this machine
+# make bench-peers   measure, beside other queues, on a Redis of its own
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo check test bench lint types clean
+.PHONY: demo check test bench bench-peers lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/culm demo $(ARGS)
@@ -30,6 +31,10 @@ types: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(VENV)/.installed
+	sh benchmarks/peers/install_redis.sh
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -45,4 +50,4 @@ $(VENV)/.bench: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
