@@ -12,7 +12,7 @@ import pytest
 
 from culm import App, ConfigError
 from culm.stores.open import open_store
-from culm.stores.sqlite.file import APPLICATION_ID, SCHEMA, connect
+from culm.stores.sqlite.file import APPLICATION_ID, RESERVE_BYTES, SCHEMA, connect
 from culm.stores.sqlite.store import SqliteStore
 
 
@@ -145,3 +145,29 @@ def test_every_connection_of_a_store_syncs_fully_unless_it_is_relaxed(tmp_path: 
     assert asyncio.run(synchronous(f"sqlite:///{path}")) == 2
     assert asyncio.run(synchronous(f"sqlite:///{path}?durability=full")) == 2
     assert asyncio.run(synchronous(f"sqlite:///{path}?durability=relaxed")) == 1
+
+
+def test_the_log_grows_by_the_megabyte_and_keeps_what_was_written(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "jobs.db"
+        wal = Path(f"{path}-wal")
+        app = App(f"sqlite:///{path}")
+
+        @app.task(name="t")
+        async def t(text: str) -> None: ...
+
+        jobs, sizes = [], set()
+        async with app:
+            for n in range(40):
+                jobs.append(await t.enqueue(str(n) * 20_000))
+                sizes.add(wal.stat().st_size)
+            whole = {size for size in sizes if size % RESERVE_BYTES == 0}
+            assert len(whole) >= 2, "it grew, and was rounded up, more than once"
+            copies = [tmp_path / "copy.db", tmp_path / "copy.db-wal"]
+            for source, copy in zip((path, wal), copies, strict=True):  # as a crash would leave them
+                copy.write_bytes(source.read_bytes())
+        found = SqliteStore(copies[0])
+        assert sorted(view.id for view in await found.jobs(limit=100)) == sorted(job.id for job in jobs)
+        await found.close()
+
+    asyncio.run(main())

@@ -36,14 +36,21 @@ class Desk:
     Args:
         connect: opens the connection, on the desk's own thread.
         begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
-        done: called on the desk's thread after each transaction, before anybody hears of it, with whether it was committed.
+        begun: called on the desk's thread when a transaction has begun.
+        done: called there after each transaction, before anybody hears of it, with whether it was committed.
     """
 
     def __init__(
-        self, connect: Callable[[], sqlite3.Connection], *, begin: Literal["IMMEDIATE", "DEFERRED"], done: Callable[[bool], None]
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        begin: Literal["IMMEDIATE", "DEFERRED"],
+        begun: Callable[[], None] = lambda: None,
+        done: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._connect = connect
         self._begin = f"BEGIN {begin}"
+        self._begun = begun
         self._done = done
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -131,6 +138,7 @@ class Desk:
                     raise
             time.sleep(BUSY_PAUSE_S)
         try:
+            self._begun()
             results = [work(connection) for work in works]
             connection.execute("COMMIT")
         except BaseException:

@@ -24,7 +24,7 @@ from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
 from culm.stores.sqlite.commits import Commits
 from culm.stores.sqlite.desk import Desk
-from culm.stores.sqlite.file import connect, prepare
+from culm.stores.sqlite.file import Reserve, connect, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
 from culm.stores.sqlite.rows import Rows
@@ -67,8 +67,9 @@ class SqliteStore:
         self._bells = Bells()
         self._rung: set[str] = set()  # touched by the writing desk's thread only
         self._seen: dict[object, tuple[str, int]] = {}
-        self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", done=self._written)
-        self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED", done=lambda _: None)
+        begun = Reserve(self.path) if durability == "full" else lambda: None
+        self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", begun=begun, done=self._written)
+        self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED")
         self._watch = Watch(lambda: connect(self.path, durability), self._bells, self._now, self._seen)
 
     def __str__(self) -> str:
