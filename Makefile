@@ -9,16 +9,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo check test bench bench-peers lint types clean
+.PHONY: demo check test bench bench-peers lint types servers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/culm demo $(ARGS)
 
 check: lint types
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not server" $(ARGS)
 
-test: lint types
+test: lint types servers
 	CULM_TESTS=full $(BIN)/python -m pytest -n 2 --durations=15 $(ARGS)
+
+servers: # what the tests start for themselves; installed where it is missing
+	tests/install_servers.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conformance.histories import histories_of
-from tests.conformance.stores import STORES, Opener
+from tests.conformance.stores import EACH, Opener
 
 # Histories in which these did not happen often enough prove nothing.
 WANTED = {
@@ -16,7 +16,7 @@ WANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("opener", STORES.values(), ids=STORES.keys())
+@pytest.mark.parametrize("opener", EACH)
 def test_a_store_lives_every_history_as_the_specification_does(opener: Opener) -> None:  # I1..I20
     machine = histories_of(opener)
     run_state_machine_as_test(machine)

@@ -11,11 +11,11 @@ from culm.testing.clock import ManualClock
 from culm.testing.conformance import Bench, Case, cases
 from culm.testing.conformance.suite import case
 from culm.transitions import TABLE
-from tests.conformance.stores import STORES, Opener
+from tests.conformance.stores import EACH, Opener
 
 
 @pytest.mark.parametrize("exercise", cases(), ids=lambda c: c.name)
-@pytest.mark.parametrize("opener", STORES.values(), ids=STORES.keys())
+@pytest.mark.parametrize("opener", EACH)
 def test_a_store_conforms(opener: Opener, exercise: Case, tmp_path: Path) -> None:
     async def run() -> None:
         clock = ManualClock()

@@ -10,11 +10,12 @@ from urllib.parse import quote, urlsplit
 from culm.errors import ConfigError
 from culm.store import FullStore
 
-SCHEMES = ("memory", "sqlite")
+REDIS = ("redis", "rediss", "unix")
+SCHEMES = ("memory", "sqlite", *REDIS)
 
 
 def open_store(url: str) -> FullStore:
-    """The store at that address: `memory://` or `sqlite:///path` (four slashes for an absolute path).
+    """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`.
 
     Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
     """
@@ -29,6 +30,15 @@ def open_store(url: str) -> FullStore:
         if url != "memory://":
             raise ConfigError(f"memory:// takes nothing behind it, got {masked(url)!r}")
         return MemoryStore()
+    if scheme in REDIS:
+        try:
+            import hiredis  # noqa: F401  # an extra: only its absence is looked for here
+        except ImportError:
+            raise ConfigError(f"{scheme}:// needs a package that is not installed; run: pip install 'culm[redis]'") from None
+        from culm.stores.redis.address import parse
+        from culm.stores.redis.store import RedisStore
+
+        return RedisStore(parse(url))
     from culm.stores.sqlite.address import open_sqlite
 
     return open_sqlite(url)

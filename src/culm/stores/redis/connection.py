@@ -1,0 +1,118 @@
+"""One pipelined connection: what is asked goes out at once, replies come in the same order. Nothing is ever asked again here.
+
+A connection that breaks fails all that waits on it; whoever asks again does so on a new one (`link.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import hiredis
+
+from culm.errors import StoreUnavailable
+from culm.stores.redis.faults import translated
+from culm.stores.redis.wire import Word
+
+Reply: TypeAlias = Any  # bytes, int, None, a list of these, or hiredis.ReplyError
+_NOTHING = object()
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+
+class Connection(asyncio.Protocol):
+    """Speaks RESP2.
+
+    Args:
+        where: names the server in errors.
+        news: receives what comes without being asked: a subscriber's messages.
+    """
+
+    def __init__(self, where: str, news: Callable[[list[Any]], None] | None = None) -> None:
+        self._where = where
+        self._news = news
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._waits_since = 0.0
+        self.closed = asyncio.Event()
+        self.is_open = False
+
+    # -- asking -------------------------------------------------------------------------------------------------------------
+
+    def ask(self, *command: Word) -> asyncio.Future[Reply]:
+        """The reply's future. An error reply is its result, not raised: see `value`."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if not self.is_open or self._transport is None:
+            future.set_exception(StoreUnavailable(f"the connection to {self._where} is lost"))
+            return future
+        data = pack(command)
+        if not self._waiting:
+            self._waits_since = self._loop.time()
+        self._waiting.append(future)
+        self._transport.write(data)
+        return future
+
+    def say(self, *command: Word) -> None:
+        """Ask for what is answered as news only."""
+        if self._transport is not None and self.is_open:
+            self._transport.write(pack(command))
+
+    def stuck_for(self, now: float) -> float:
+        """For how long the oldest question has waited, or the newest reply been away: seconds."""
+        return now - self._waits_since if self._waiting else 0.0
+
+    def close(self, why: str = "was closed") -> None:
+        self._fail(why)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._waits_since = self._loop.time()
+        waiting = self._waiting
+        while True:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError:
+                self.close("sent what is not Redis' protocol")
+                return
+            if reply is _NOTHING:
+                return
+            if self._news is not None and isinstance(reply, list):
+                self._news(reply)
+            elif waiting:
+                future = waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+            elif isinstance(reply, hiredis.ReplyError):
+                self.close(f"said: {reply}")
+                return
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._fail("is lost")
+
+    def _fail(self, why: str) -> None:
+        self.is_open = False
+        self.closed.set()
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(StoreUnavailable(f"the connection to {self._where} {why}; it may have happened"))
+                future.exception()  # some are given up by whoever asked: that is no warning
+
+
+def value(reply: Reply) -> Reply:
+    """The reply. Raises what it means if it is an error."""
+    if isinstance(reply, hiredis.ReplyError):
+        raise translated(str(reply))
+    return reply

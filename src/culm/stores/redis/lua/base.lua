@@ -1,0 +1,42 @@
+-- What every script begins with. KEYS[1] the namespace's prefix, ARGV[1] now in ms ('': the server's clock). The keys: docs/redis.md.
+local call, P = redis.call, KEYS[1]
+local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
+local WAITS, TOMBS, PAUSED = P .. 'waits', P .. 'tombs', P .. 'paused'
+local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
+local ANSWERS_MS = 86400000 -- a client or claimer that is silent for longer cannot ask for its last answer again
+
+local now = tonumber(ARGV[1])
+if not now then
+    local time = call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A command with many arguments, in as many calls as it takes.
+local function many(command, key, list, from, to)
+    for i = from, to, CHUNK do
+        call(command, key, unpack(list, i, math.min(i + CHUNK - 1, to)))
+    end
+end
+
+-- The answers of a look-up with many arguments, in one table.
+local function ask(command, key, list, from, to)
+    if to - from < CHUNK then
+        return from > to and {} or call(command, key, unpack(list, from, to))
+    end
+    local found = {}
+    for i = from, to, CHUNK do
+        for _, value in ipairs(call(command, key, unpack(list, i, math.min(i + CHUNK - 1, to)))) do
+            found[#found + 1] = value
+        end
+    end
+    return found
+end
+
+local function ring(queue)
+    call('ZADD', P .. 'm:' .. queue, 0, '1')
+end
+
+-- A full server refuses a script's first write, if it takes memory, and only that one. What drains it, or keeps it alive, begins with this.
+local function despite_full_memory()
+    call('UNLINK', P .. '-')
+end

@@ -1,0 +1,9 @@
+-- Forget dead letters. ARGV: now, ids... -> how many were
+local discarded = 0
+for i = 2, #ARGV do
+    if call('SREM', DEAD, ARGV[i]) == 1 then
+        call('UNLINK', P .. 'j:' .. ARGV[i], P .. 'o:' .. ARGV[i])
+        discarded = discarded + 1
+    end
+end
+return discarded

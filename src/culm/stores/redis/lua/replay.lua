@@ -1,0 +1,20 @@
+-- Dead letters become claimable again. ARGV: now, ids... -> how many were
+local replayed = 0
+for i = 2, #ARGV do
+    local id = ARGV[i]
+    if call('SISMEMBER', DEAD, id) == 1 then
+        local row, outcome = head_of(id), call('GET', P .. 'o:' .. id)
+        call('SREM', DEAD, id)
+        if row and outcome then
+            local kind, fence, ended = string.match(outcome, '^F(%d) %d+ %d+ (%d+) %d+\n()')
+            row.fence, row.sent, row.due = tonumber(fence), now, now
+            call('SET', P .. 'o:' .. id, 'L' .. kind .. '\n' .. string.sub(outcome, ended))
+            enter(id, row.topic)
+            open_at(row, now)
+            save(row)
+            replayed = replayed + 1
+        end
+    end
+end
+ring_told()
+return replayed

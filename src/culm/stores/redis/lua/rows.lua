@@ -1,0 +1,93 @@
+-- A job's row, put together from its record, its lease and its state; and what is written when these change.
+--
+-- A row without an entry in `state` is plain: what its record and its lease say is all there is, and `finish.lua` may end it.
+-- Entering a scope, any outcome but an end, a flag, a release, a lease that ran out: each makes an entry, and the row special.
+local told_queues = {}
+
+local function event_key(kind, scope, topic)
+    return P .. kind .. #scope .. ':' .. scope .. topic
+end
+
+local function root_of(id)
+    return string.match(id, '^[^~]*')
+end
+
+-- The head of a record (records.py writes it), as far as a row needs it; nil: there is no such job.
+local function head_of(id)
+    local text = call('GETRANGE', P .. 'j:' .. id, 0, 511)
+    if text == '' then
+        return nil
+    end
+    local body = tonumber(string.sub(text, 32, 37), 16)
+    if body > #text then
+        text = call('GETRANGE', P .. 'j:' .. id, 0, body - 1)
+    end
+    local after, at, priority, keep, queue, task, topic, first =
+        string.match(text, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()', 38)
+    queue, task, topic = tonumber(queue), tonumber(task), tonumber(topic)
+    local row = { id = id, n = string.sub(text, 16, 31), sent = tonumber(string.sub(text, 1, 15)), keep = tonumber(keep) }
+    row.due = after == '-' and INF or math.max(row.sent + after, tonumber(at))
+    row.queue = string.sub(text, first, first + queue - 1)
+    row.task = string.sub(text, first + queue, first + queue + task - 1)
+    row.topic = string.sub(text, first + queue + task, first + queue + task + topic - 1)
+    row.lane = priority .. row.queue
+    row.attempt, row.expiries, row.fence, row.again, row.cancelled = 0, 0, 0, 0, 0
+    return row
+end
+
+local function read_state(row, state)
+    local attempt, expiries, fence, again, cancelled, due, sent = string.match(state, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+    row.attempt, row.expiries, row.fence = tonumber(attempt), tonumber(expiries), tonumber(fence)
+    row.again, row.cancelled, row.due, row.sent = tonumber(again), tonumber(cancelled), tonumber(due), tonumber(sent)
+    row.special = true
+end
+
+-- The row; nil: there is no such job. `due` of a leased one is what it was due before its first claim.
+local function row_of(id)
+    local row = head_of(id)
+    if not row then
+        return nil
+    end
+    local held, state = call('HGET', HELD, id), call('HGET', STATE, id)
+    if held then
+        row.lease = string.sub(held, 2)
+        row.attempt, row.fence = 1, 1
+    elseif call('GETRANGE', P .. 'o:' .. id, 0, 0) == 'F' then
+        row.finished = true
+    end
+    if state then
+        read_state(row, state)
+    end
+    return row
+end
+
+local function save(row)
+    local text = string.format('%d %d %d %d %d %.0f %.0f', row.attempt, row.expiries, row.fence, row.again, row.cancelled, row.due, row.sent)
+    call('HSET', STATE, row.id, text)
+    if row.lease and not row.special then
+        call('HSET', HELD, row.id, '*' .. row.lease)
+    end
+    row.special = true
+end
+
+local function open_at(row, due)
+    row.due = due
+    call('ZADD', P .. 'q:' .. row.lane, due, row.n .. row.id)
+    call('SADD', LANES, row.lane)
+    if due < INF then
+        told_queues[row.queue] = true
+    end
+end
+
+local function let_go(row)
+    call('HDEL', HELD, row.id)
+    call('ZREM', P .. 'u:' .. row.queue, row.n .. row.id)
+    row.lease = nil
+end
+
+local function ring_told()
+    for queue in pairs(told_queues) do
+        ring(queue)
+    end
+    publish_told()
+end

@@ -1,0 +1,120 @@
+"""How jobs ended, for many who ask at once: look-ups travel in batches, and whoever waits is told by the commit that ends the job.
+
+Looking and asking to be told is one script, so no end falls between the two. A message may be lost: each waiter looks again
+after a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+from culm.errors import StoreUnavailable
+from culm.stores.redis.link import Link
+from culm.stores.redis.news import News
+from culm.stores.redis.wire import Word
+
+LOOK_S = 1.0
+MOST_AT_ONCE = 1_000
+PENDING = 1
+
+Found: TypeAlias = bytes | int  # what `o:` holds; 1: it has not ended; 0: there is no such job; b"": it ended, and is gone
+
+
+class Looks:
+    """Gathers look-ups: while one batch is in flight the next collects."""
+
+    def __init__(self, link: Link, now: Callable[[], Word], channel: str) -> None:
+        self._link = link
+        self._now = now
+        self._channel = channel
+        self._asked: list[tuple[str, asyncio.Future[Found]]] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    def look(self, job_id: str) -> asyncio.Future[Found]:
+        future: asyncio.Future[Found] = self._link.loop.create_future()
+        self._asked.append((job_id, future))
+        if self._asking is None:
+            self._asking = self._link.loop.create_task(self._ask())
+        return future
+
+    async def _ask(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
+                try:
+                    found = await self._link.run("look", self._now(), self._channel, *[job_id for job_id, _ in asked])
+                except Exception as e:  # noqa: BLE001  # whoever asked must hear of it
+                    for _, future in asked:
+                        if not future.done():
+                            future.set_exception(e)
+                    continue
+                for (_, future), one in zip(asked, found, strict=True):
+                    if not future.done():
+                        future.set_result(one)
+        finally:
+            self._asking = None
+
+
+class Outcomes:
+    def __init__(self, link: Link, news: News, now: Callable[[], Word], channel: str) -> None:
+        self._link = link
+        self._news = news
+        self._channel = channel
+        self._waiting: dict[bytes, list[asyncio.Future[Found]]] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._plain = Looks(link, now, "")
+        self._telling = Looks(link, now, channel)
+
+    async def find(self, job_id: str, *, for_ms: int) -> Found:
+        """How it ended, or PENDING when the time is over."""
+        if not for_ms:
+            return await self._plain.look(job_id)
+        loop, name = self._link.loop, job_id.encode()
+        ends_at = loop.time() + for_ms / 1000
+        await self._listen(for_ms / 1000)
+        told: asyncio.Future[Found] = loop.create_future()
+        self._waiting.setdefault(name, []).append(told)
+        try:
+            while True:
+                found = await self._telling.look(job_id)
+                left_s = ends_at - loop.time()
+                if found != PENDING or (left_s <= 0 and not told.done()):
+                    return found
+                if not told.done():
+                    await asyncio.wait((told,), timeout=min(LOOK_S, left_s))
+                if told.done():
+                    return told.result()
+        finally:
+            waiting = self._waiting.get(name)
+            if waiting is not None and told in waiting:
+                waiting.remove(told)
+                if not waiting:
+                    del self._waiting[name]
+
+    async def _listen(self, within_s: float) -> None:
+        """Subscribe, once. Without a subscription there is still the look."""
+        if self._listening is not None and self._listening.done() and self._listening.exception() is None:
+            return
+        if self._listening is None or self._listening.done():
+            self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
+        with suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(min(LOOK_S, within_s)):
+                await asyncio.shield(self._listening)
+
+    def _told(self, message: bytes) -> None:
+        at = 0
+        while at < len(message):
+            job_id, at = _netstring(message, at)
+            outcome, at = _netstring(message, at)
+            for future in self._waiting.pop(job_id, ()):
+                if not future.done():
+                    future.set_result(outcome)
+
+
+def _netstring(text: bytes, at: int) -> tuple[bytes, int]:
+    colon = text.index(b":", at)
+    end = colon + 1 + int(text[at:colon])
+    return text[colon + 1 : end], end

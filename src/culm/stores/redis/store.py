@@ -1,0 +1,236 @@
+"""`redis://host`: a store that many machines share. What has to be atomic is a script; this is what calls them.
+
+Map: docs/redis.md the keys; `lua/` the kernel; `wire.py` commits as words; `connection.py` and `link.py` the transport;
+`news.py` and `outcomes.py` who is told of what; `reads.py` the rest. Durability is the server's, and is said at the first
+connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import uuid
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from culm.clock import Clock
+from culm.commit import BatchId, Commit, Committed, Event, Held, Record
+from culm.errors import StoreError
+from culm.job import Delivery, as_delivered
+from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.stores.redis import reads, wire
+from culm.stores.redis.address import Address
+from culm.stores.redis.connection import Reply
+from culm.stores.redis.hints import Subscription, publish
+from culm.stores.redis.link import Link
+from culm.stores.redis.news import News
+from culm.stores.redis.outcomes import Outcomes
+from culm.stores.redis.records import body
+from culm.stores.redis.server import Server
+from culm.stores.redis.wire import Leases, Word
+
+log = logging.getLogger("culm.redis")
+
+PURGE_AT_ONCE = 500
+_STATES: dict[int, LeaseState] = {ord("h"): "held", ord("l"): "lost", ord("c"): "cancelled"}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_worker = msgspec.msgpack.Decoder(WorkerInfo).decode
+
+
+class _Ends:
+    """What a store has on one event loop."""
+
+    def __init__(self, store: RedisStore) -> None:
+        prefix = store.address.prefix
+        self.link = Link(store.address, store.rng, store.connected)
+        self.news = News(self.link)
+        self.outcomes = Outcomes(self.link, self.news, store.now, f"{prefix}told:{uuid.uuid4().hex}")
+        self.jobs = reads.Jobs(self.link, prefix, store.now)
+
+    def close(self) -> None:
+        self.news.close()
+        self.link.close()
+
+
+class RedisStore:
+    """The whole of `FullStore` over one Redis server, in one namespace of it.
+
+    Args:
+        address: where, as whom, and which namespace.
+        clock: the store's clock; None: the server's.
+        rng: spreads the return of many clients.
+
+    Raises:
+        ConfigError: at first use; the server is too old, a replica, may drop keys, or refuses the user.
+    """
+
+    def __init__(self, address: Address, *, clock: Clock | None = None, rng: random.Random | None = None) -> None:
+        self.address = address
+        self.rng = rng or random.Random()
+        self._clock = clock
+        self._prefix = address.prefix
+        self._ledger = "1" if address.ledger else ""
+        self._leases = Leases()
+        self._server: Server | None = None
+        self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ends] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __str__(self) -> str:
+        durability = self._server.durability if self._server is not None else "the first connection says how durable it is"
+        return f"{self.address} namespace {self.address.namespace} ({durability})"
+
+    def now(self) -> Word:
+        """What scripts take for now; the empty word: the server's clock."""
+        return "" if self._clock is None else self._clock.now_ms()
+
+    def connected(self, server: Server) -> None:
+        first, self._server = self._server is None, server
+        if first:
+            log.info("store: %s", self)
+
+    def _here(self) -> _Ends:
+        loop = asyncio.get_running_loop()
+        ends = self._ends.get(loop)
+        if ends is None:
+            with self._lock:
+                if self._closed:
+                    raise StoreError("this store was closed; open it anew")
+                ends = self._ends[loop] = _Ends(self)
+        return ends
+
+    async def _run(self, name: str, *words: Word) -> Reply:
+        return await self._here().link.run(name, self.now(), *words)
+
+    # -- Store --------------------------------------------------------------------------------------------------------------
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        client, number = batch
+        letters: bytes | int = 0
+        if (words := wire.finishing(commits, self._leases, self._prefix, self._ledger)) is not None:
+            letters = await self._run("finish", client, number, *words)
+        elif (words := wire.sending(commits, self._prefix)) is not None:
+            letters = await self._run("send", client, number, *words)
+        if not isinstance(letters, bytes):
+            letters = await self._run("commit", client, number, *wire.anything(commits, self._ledger))
+        assert isinstance(letters, bytes)
+        self._leases.forget(commits)
+        return wire.answers(letters)
+
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        reply = await self._run("claim", lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues))
+        moment, next_ms, members, records, special = reply
+        now, deliveries, known = int(moment), list[Delivery](), dict[str, tuple[str, bytes]]()
+        for member, record in zip(members, records, strict=True):
+            job_id = member[16:].decode()
+            job, broken = as_delivered(body(record), job_id=job_id, queue="")
+            deliveries.append(Delivery(job, lease, 1, 0, 1, now - int(record[:15]), broken))
+            known[job_id] = (job.queue, member)
+        for at in range(0, len(special), 5):
+            place, attempt, expiries, fence = (int(n) for n in special[at : at + 4])
+            d = deliveries[place - 1]
+            age_ms = now - int(special[at + 4])
+            deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, age_ms, d.broken)
+            known.pop(d.job.id, None)
+        if known:
+            self._leases.learn(lease, known)
+        return Claimed(deliveries, int(next_ms) if next_ms else None)
+
+    async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
+        if not held:
+            return []
+        letters = await self._run("extend", for_ms, *[word for h in held for word in (h.job_id, h.lease)])
+        return [_STATES[letter] for letter in letters]
+
+    async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
+        markers = [f"{self._prefix}m:{queue}" for queue in queues]
+        await self._here().link.wait(markers, queues, self.now(), for_ms=for_ms)
+
+    # -- Hints --------------------------------------------------------------------------------------------------------------
+
+    async def publish(self, hints: Sequence[Hint]) -> None:
+        if hints:
+            await publish(self._here().link, self._prefix, hints)
+
+    async def subscribe(self, channel: str) -> Subscription:
+        subscription = Subscription(self._here().news, f"{self._prefix}h:{channel}")
+        await subscription.begin()
+        return subscription
+
+    # -- Reader -------------------------------------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> JobView | None:
+        found = await self._here().jobs.views([job_id])
+        return found[0] if found else None
+
+    async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
+        return reads.outcome(await self._here().outcomes.find(job_id, for_ms=for_ms))
+
+    async def jobs(
+        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+    ) -> list[JobView]:
+        return await self._here().jobs.find(state=state, queue=queue, task=task, after=after, limit=limit)
+
+    async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
+        size = len(scope.encode())
+        pairs = await self._here().link.ask("HGETALL", f"{self._prefix}e:{size}:{scope}{topic}")
+        found = sorted((key.decode(), value) for key, value in zip(pairs[::2], pairs[1::2], strict=True))
+        return [Event(scope, topic, key, value) for key, value in found if key > after][:limit]
+
+    async def records(self, flow: str, *, after: int = -1, limit: int = 1000) -> list[Record]:
+        pairs = await self._here().link.ask("HGETALL", f"{self._prefix}f:{flow}")
+        found = sorted((int(seq), value) for seq, value in zip(pairs[::2], pairs[1::2], strict=True))
+        return [Record(flow, seq, value) for seq, value in found if seq > after][:limit]
+
+    async def counts(self) -> list[QueueCounts]:
+        return reads.counts(await self._run("counts"))
+
+    # -- Admin --------------------------------------------------------------------------------------------------------------
+
+    async def replay(self, job_ids: Sequence[str]) -> int:
+        return int(await self._run("replay", *dict.fromkeys(job_ids)))
+
+    async def discard(self, job_ids: Sequence[str]) -> int:
+        return int(await self._run("discard", *dict.fromkeys(job_ids)))
+
+    async def purge(self, queue: str) -> int:
+        purged = 0
+        while some := int(await self._run("purge", queue, self._ledger, PURGE_AT_ONCE)):
+            purged += some
+            if some < PURGE_AT_ONCE:
+                break
+        return purged
+
+    async def pause(self, queue: str) -> None:
+        await self._here().link.ask("SADD", self._prefix + "paused", queue)
+
+    async def resume(self, queue: str) -> None:
+        await self._here().link.ask_all([("SREM", self._prefix + "paused", queue), ("ZADD", f"{self._prefix}m:{queue}", 0, "1")])
+
+    async def register(self, worker: WorkerInfo, *, for_ms: int) -> None:
+        await self._run("register", worker.id, _encode(worker), for_ms)
+
+    async def workers(self) -> list[WorkerInfo]:
+        pairs = await self._run("workers")
+        found = {worker_id: _decode_worker(info) for worker_id, info in zip(pairs[::2], pairs[1::2], strict=True)}
+        return [found[worker_id] for worker_id in sorted(found)]
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        return int(await self._run("sweep", limit))
+
+    async def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            ends, self._ends = dict(self._ends), WeakKeyDictionary()
+        here = asyncio.get_running_loop()
+        for loop, end in ends.items():
+            if loop is here:
+                end.close()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(end.close)
+        await asyncio.sleep(0)  # an aborted transport closes its socket in the next round of the loop

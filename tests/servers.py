@@ -1,0 +1,99 @@
+"""Real servers for tests: each is private, on a free port of this machine, and dies with the process that started it."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+
+class RedisServer:
+    """A redis-server of its own. A missing program is an error, never a skip.
+
+    Args:
+        options: further settings, as its command line takes them: `appendonly="yes"`.
+    """
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self._options = {"save": "", "appendonly": "no", **options}
+        self._child: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """An address with a namespace that nobody used before."""
+        return f"redis://{HOST}:{self.port}/0?namespace={uuid.uuid4().hex}"
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def start(self) -> None:
+        """Start it, or start it again on the same port and folder."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise FileNotFoundError("redis-server is not installed; run: make servers")
+        options = [word for name, value in self._options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        command = [program, "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), "--daemonize", "no", *options]
+        with (self.folder / "redis.log").open("ab") as log:
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+        ends_at = time.monotonic() + 20
+        while self.ask("PING") != b"+PONG":
+            if self._child.poll() is not None or time.monotonic() > ends_at:
+                raise RuntimeError(f"redis-server did not start:\n{(self.folder / 'redis.log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def ask(self, *words: str) -> bytes:
+        """The first line of its answer; b"" when it does not answer."""
+        command = f"*{len(words)}\r\n" + "".join(f"${len(w)}\r\n{w}\r\n" for w in words)
+        try:
+            with socket.create_connection((HOST, self.port), timeout=5) as connection:
+                connection.sendall(command.encode())
+                return connection.makefile("rb").readline().strip()
+        except OSError:
+            return b""
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._child is not None
+        self._child.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+        if self._child is not None:
+            self._child.send_signal(signal.SIGCONT)
+            self._child.kill()
+            self._child.wait()
+
+
+@functools.cache
+def redis() -> RedisServer:
+    """One for all tests of this process that need no faults."""
+    folder = tempfile.TemporaryDirectory(prefix="culm-redis-")
+    server = RedisServer(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
