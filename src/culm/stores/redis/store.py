@@ -35,7 +35,7 @@ from culm.stores.redis.wire import Leases, Word
 
 log = logging.getLogger("culm.redis")
 
-PURGE_AT_ONCE = 500
+PURGE_AT_ONCE = 2_000
 _STATES: dict[int, LeaseState] = {ord("h"): "held", ord("l"): "lost", ord("c"): "cancelled"}
 
 _encode = msgspec.msgpack.Encoder().encode

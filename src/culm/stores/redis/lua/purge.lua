@@ -1,12 +1,17 @@
--- Cancel open jobs of a queue. ARGV: now, queue, ledger, limit -> how many were; less than the limit: all
-local cancelled, limit = 0, tonumber(ARGV[4])
+-- Cancel open jobs of a queue, in the order in which they were sent. ARGV: now, queue, ledger, limit
+-- -> how many were; less than the limit: all. Of more than the limit, those of one lane go before the next.
+local members, limit = {}, tonumber(ARGV[4])
 ledger = ARGV[3] == '1'
 for priority = 9, 0, -1 do
-    local members = call('ZRANGE', P .. 'q:' .. priority .. ARGV[2], 0, limit - cancelled - 1)
-    for _, member in ipairs(cancelled < limit and members or {}) do
-        cancel(string.sub(member, 17))
-        cancelled = cancelled + 1
+    if #members < limit then
+        for _, member in ipairs(call('ZRANGE', P .. 'q:' .. priority .. ARGV[2], 0, limit - #members - 1)) do
+            members[#members + 1] = member
+        end
     end
 end
+table.sort(members)
+for _, member in ipairs(members) do
+    cancel(string.sub(member, 17))
+end
 ring_told()
-return cancelled
+return #members
