@@ -13,6 +13,9 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import Any
+
+import hiredis
 
 HOST = "127.0.0.1"
 
@@ -49,7 +52,7 @@ class RedisServer:
         options = [word for name, value in self._options.items() for word in (f"--{name.replace('_', '-')}", value)]
         command = [program, "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), "--daemonize", "no", *options]
         with (self.folder / "redis.log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509  # nothing else keeps it from outliving a killed test
         ends_at = time.monotonic() + 20
         while self.ask("PING") != b"+PONG":
             if self._child.poll() is not None or time.monotonic() > ends_at:
@@ -58,13 +61,21 @@ class RedisServer:
 
     def ask(self, *words: str) -> bytes:
         """The first line of its answer; b"" when it does not answer."""
-        command = f"*{len(words)}\r\n" + "".join(f"${len(w)}\r\n{w}\r\n" for w in words)
         try:
             with socket.create_connection((HOST, self.port), timeout=5) as connection:
-                connection.sendall(command.encode())
+                connection.sendall(_packed(words))
                 return connection.makefile("rb").readline().strip()
         except OSError:
             return b""
+
+    def read(self, *words: str) -> Any:
+        """Its whole answer."""
+        reader = hiredis.Reader(notEnoughData=self)
+        with socket.create_connection((HOST, self.port), timeout=5) as connection:
+            connection.sendall(_packed(words))
+            while (reply := reader.gets()) is self:
+                reader.feed(connection.recv(1 << 20))
+        return reply
 
     def signal(self, number: signal.Signals) -> None:
         assert self._child is not None
@@ -86,6 +97,10 @@ def redis() -> RedisServer:
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return server
+
+
+def _packed(words: tuple[str, ...]) -> bytes:
+    return f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in map(str.encode, words))
 
 
 def _free_port() -> int:

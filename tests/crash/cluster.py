@@ -1,33 +1,31 @@
-"""Real processes on one SQLite file, and what may happen to them. Every child has its own process group, and none survives `close`."""
+"""Real processes on one store, and what may happen to them. Every child has its own process group, and none survives `close`."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.crash import records
-from tests.crash.history import History, Row
+from tests.crash.history import History
 from tests.crash.records import Boot, Fault, Journal, now
+from tests.crash.truths import Truth
 
 ROOT = Path(__file__).parents[2]
-STATES = {1: "succeeded", 2: "failed", 3: "cancelled", 4: "expired", 5: "lost", None: "unfinished"}
 
 
 class Cluster:
-    def __init__(self, folder: Path) -> None:
-        self.db = folder / "jobs.db"
+    def __init__(self, folder: Path, truth: Truth) -> None:
+        self.truth = truth
         self.journal_path = folder / "journal"
         self.journal = Journal(self.journal_path)
-        self.url = f"sqlite:///{self.db}?ledger=on"
+        self.url = truth.url
         self._log = (folder / "log").open("ab")
         self.children: list[subprocess.Popen[bytes]] = []
 
@@ -88,7 +86,7 @@ class Cluster:
         """SIGSTOP, but not in the middle of a transaction: that would stop everybody, and only prove that SQLite has one lock."""
         while True:
             _signal(child, signal.SIGSTOP)
-            if self._can_write():
+            if self.truth.can_write():
                 break
             _signal(child, signal.SIGCONT)
             time.sleep(0.003)
@@ -103,39 +101,14 @@ class Cluster:
 
     def held_by(self, child: subprocess.Popen[bytes]) -> int:
         name = next((b.worker for b in records.of(Boot, records.read(self.journal_path)) if b.pid == child.pid), None)
-        if name is None:
-            return 0
-        return self.ask("SELECT count(*) FROM held h JOIN leases l ON l.lid = h.lid WHERE l.lease LIKE ?", f"{name}/%")
-
-    def unfinished(self) -> int:
-        return self.ask("SELECT count(*) FROM jobs WHERE ended IS NULL")
-
-    def finished(self) -> int:
-        return self.ask("SELECT count(*) FROM ledger")
-
-    def ask(self, sql: str, *values: object) -> int:
-        with closing(sqlite3.connect(self.db, timeout=5)) as connection:
-            found: int = connection.execute(sql, values).fetchone()[0]
-            return found
-
-    def _can_write(self) -> bool:
-        with closing(sqlite3.connect(self.db, timeout=0.3, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-            connection.execute("ROLLBACK")
-            return True
+        return 0 if name is None else self.truth.held_by(name)
 
     def log(self) -> str:
         self._log.flush()
         return Path(self._log.name).read_text(encoding="utf-8")
 
     def history(self) -> History:
-        with closing(sqlite3.connect(self.db)) as connection:
-            ledger = [Row(i, lease) for i, lease in connection.execute("SELECT id, lease FROM ledger")]
-            states = {i: STATES[ended] for i, ended in connection.execute("SELECT id, ended FROM jobs")}
-        return History(records.read(self.journal_path), ledger, states, fenced=self.log().count("commit.fenced"))
+        return History(records.read(self.journal_path), self.truth.ledger(), self.truth.states(), fenced=self.log().count("commit.fenced"))
 
 
 def wait_for(done: Callable[[], bool], what: str, *, for_s: float = 30.0, child: subprocess.Popen[bytes] | None = None) -> None:

@@ -13,6 +13,7 @@ from tests.crash import records
 from tests.crash.cluster import Cluster, wait_for
 from tests.crash.history import Least, judge, summary, vacuous
 from tests.crash.records import Ack, Fault, Invoke, Start, now
+from tests.crash.truths import Redis, Sqlite
 from tests.crash.work import LEASE_S
 
 JOBS = 20_400  # a little more than needed: some calls of killed clients stay unknown
@@ -22,14 +23,19 @@ CONCURRENCY = 20
 FAULTS = 24
 CLIENT_KILLS = 4
 
+EACH = pytest.mark.parametrize("truth", [pytest.param(Sqlite, id="sqlite"), pytest.param(Redis, id="redis", marks=pytest.mark.server)])
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [7])
-def test_every_acknowledged_job_commits_once_while_workers_are_killed_and_stopped(seed: int, tmp_path: Path) -> None:
-    with Cluster(tmp_path) as cluster:
+@EACH
+def test_every_acknowledged_job_commits_once_while_workers_are_killed_and_stopped(
+    truth: type[Sqlite | Redis], seed: int, tmp_path: Path
+) -> None:
+    with Cluster(tmp_path, truth(tmp_path)) as cluster:
         assert cluster.client(0, BEFORE, seed).wait(timeout=30) == 0
         workers = run_nemesis(cluster, random.Random(seed), seed)
-        wait_for(lambda: cluster.unfinished() == 0, "the backlog to drain", for_s=40)
+        wait_for(lambda: cluster.truth.unfinished() == 0, "the backlog to drain", for_s=40)
         assert cluster.terminate(workers) == [0] * len(workers)
         history = cluster.history()
         seen = summary(history)
@@ -92,8 +98,9 @@ def in_a_call(cluster: Cluster) -> bool:
     return isinstance(calls[-1], Invoke)
 
 
-def test_another_worker_takes_over_within_the_lease_and_two_seconds(tmp_path: Path) -> None:
-    with Cluster(tmp_path) as cluster:
+@EACH
+def test_another_worker_takes_over_within_the_lease_and_two_seconds(truth: type[Sqlite | Redis], tmp_path: Path) -> None:
+    with Cluster(tmp_path, truth(tmp_path)) as cluster:
         busy = cluster.worker(concurrency=1)
         cluster.booted(busy)
         enqueue_stay(cluster)
@@ -107,7 +114,7 @@ def test_another_worker_takes_over_within_the_lease_and_two_seconds(tmp_path: Pa
         assert (first.pid, second.pid) == (busy.pid, other.pid)
         assert second.fence > first.fence
         assert 0 < second.at - fault.at <= LEASE_S + 2
-        wait_for(lambda: cluster.finished() == 1, "its commit")
+        wait_for(lambda: cluster.truth.finished() == 1, "its commit")
         assert cluster.terminate([other]) == [0]
 
 

@@ -1,0 +1,103 @@
+"""What the store of a crash run says, read past all of culm."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from tests import servers
+from tests.crash.history import Row
+
+STATES = {1: "succeeded", 2: "failed", 3: "cancelled", 4: "expired", 5: "lost", None: "unfinished"}
+
+
+class Truth(Protocol):
+    url: str
+
+    def held_by(self, worker: str) -> int:
+        """How many jobs lie under leases of that worker."""
+        ...
+
+    def unfinished(self) -> int: ...
+
+    def finished(self) -> int: ...
+
+    def can_write(self) -> bool:
+        """False: somebody stopped in the middle of a transaction, and everybody waits for it."""
+        ...
+
+    def ledger(self) -> list[Row]: ...
+
+    def states(self) -> dict[str, str]: ...
+
+
+class Sqlite:
+    def __init__(self, folder: Path) -> None:
+        self._db = folder / "jobs.db"
+        self.url = f"sqlite:///{self._db}?ledger=on"
+
+    def held_by(self, worker: str) -> int:
+        return self._number("SELECT count(*) FROM held h JOIN leases l ON l.lid = h.lid WHERE l.lease LIKE ?", f"{worker}/%")
+
+    def unfinished(self) -> int:
+        return self._number("SELECT count(*) FROM jobs WHERE ended IS NULL")
+
+    def finished(self) -> int:
+        return self._number("SELECT count(*) FROM ledger")
+
+    def can_write(self) -> bool:
+        with closing(sqlite3.connect(self._db, timeout=0.3, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
+    def ledger(self) -> list[Row]:
+        return [Row(i, lease) for i, lease in self._rows("SELECT id, lease FROM ledger")]
+
+    def states(self) -> dict[str, str]:
+        return {i: STATES[ended] for i, ended in self._rows("SELECT id, ended FROM jobs")}
+
+    def _number(self, sql: str, *values: object) -> int:
+        return int(self._rows(sql, *values)[0][0])
+
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        with closing(sqlite3.connect(self._db, timeout=5)) as connection:
+            return connection.execute(sql, values).fetchall()
+
+
+class Redis:
+    def __init__(self, _: Path) -> None:
+        self._server = servers.redis()
+        self.url = self._server.url + "&ledger=on"
+        self._prefix = f"{{culm:{dict(parse_qsl(self.url.partition('?')[2]))['namespace']}}}:1:"
+
+    def held_by(self, worker: str) -> int:
+        pairs = self._server.read("HGETALL", self._prefix + "held")
+        return sum(1 for held in pairs[1::2] if held[1:].startswith(worker.encode() + b"/"))
+
+    def unfinished(self) -> int:
+        keys = [f"{self._prefix}q:{lane.decode()}" for lane in self._server.read("SMEMBERS", self._prefix + "lanes")]
+        return int(self._server.read("HLEN", self._prefix + "held")) + sum(int(self._server.read("ZCARD", key)) for key in keys)
+
+    def finished(self) -> int:
+        return int(self._server.read("LLEN", self._prefix + "ledger"))
+
+    def can_write(self) -> bool:
+        return True  # a script is never stopped half-way
+
+    def ledger(self) -> list[Row]:
+        return [Row(*entry.decode().split("\n")) for entry in self._server.read("LRANGE", self._prefix + "ledger", "0", "-1")]
+
+    def states(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for key in self._server.read("KEYS", f"{self._prefix.replace('{', '[{]')}j:*"):
+            job_id = key.decode().removeprefix(self._prefix + "j:")
+            outcome = self._server.read("GETRANGE", f"{self._prefix}o:{job_id}", "0", "1").decode()
+            found[job_id] = STATES[int(outcome[1])] if outcome.startswith("F") else "unfinished"
+        return found
