@@ -80,6 +80,20 @@ async def round_trip() -> dict[str, float]:
     return {"p50_us": times[500] * 1e6, "p99_us": times[990] * 1e6}
 
 
+async def calls_100() -> dict[str, float]:
+    """100 callers, each enqueues and awaits the result, one after another; the worker is in this process."""
+
+    async def caller(times: int) -> None:
+        for i in range(times):
+            await (await kept.enqueue(i)).result()
+
+    async with app, app.worker():
+        await asyncio.gather(*(caller(5) for _ in range(100)))
+        started = time.perf_counter()
+        await asyncio.gather(*(caller(100) for _ in range(100)))
+        return {"per_s": 10_000 / (time.perf_counter() - started)}
+
+
 async def in_flight() -> dict[str, float]:
     """Memory of 1,000 jobs that run at once, after a warm-up."""
     async with app, app.worker(concurrency=10_000, grace=0) as worker:
@@ -113,6 +127,7 @@ WORKLOADS: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {
     "enqueue_many": enqueue_many,
     "drain": drain,
     "round_trip": round_trip,
+    "calls_100": calls_100,
     "in_flight": in_flight,
     "bare_loop": ceiling_bare_loop,
 }

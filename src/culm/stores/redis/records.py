@@ -51,7 +51,3 @@ class Head:
         self.queue = texts[:end_queue].decode()
         self.task = texts[end_queue:end_task].decode()
         self.topic = texts[end_task : end_task + int(topic)].decode()
-
-
-def body(record: bytes) -> bytes:
-    return record[int(record[31:37], 16) :]

@@ -29,9 +29,8 @@ from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.outcomes import Outcomes
-from culm.stores.redis.records import body
 from culm.stores.redis.server import Server
-from culm.stores.redis.wire import Leases, Word
+from culm.stores.redis.wire import Leases, Place, Word
 
 log = logging.getLogger("culm.redis")
 
@@ -112,7 +111,7 @@ class RedisStore:
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         client, number = batch
         letters: bytes | int = 0
-        if (words := wire.finishing(commits, self._leases, self._prefix, self._ledger)) is not None:
+        if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
             letters = await self._run("finish", client, number, *words)
         elif (words := wire.sending(commits, self._prefix)) is not None:
             letters = await self._run("send", client, number, *words)
@@ -124,21 +123,21 @@ class RedisStore:
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         reply = await self._run("claim", lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues))
-        moment, next_ms, members, records, special = reply
-        now, deliveries, known = int(moment), list[Delivery](), dict[str, tuple[str, bytes]]()
-        for member, record in zip(members, records, strict=True):
-            job_id = member[16:].decode()
-            job, broken = as_delivered(body(record), job_id=job_id, queue="")
+        moment, next_ms, ids, records, special = reply
+        now, deliveries, places = int(moment), list[Delivery](), dict[str, Place]()
+        for name, record in zip(ids, records, strict=True):
+            job_id = name.decode()
+            job, broken = as_delivered(record[int(record[31:37], 16) :], job_id=job_id, queue="")
             deliveries.append(Delivery(job, lease, 1, 0, 1, now - int(record[:15]), broken))
-            known[job_id] = (job.queue, member)
+            places[job_id] = (job.queue, record[15:31])
         for at in range(0, len(special), 5):
             place, attempt, expiries, fence = (int(n) for n in special[at : at + 4])
             d = deliveries[place - 1]
             age_ms = now - int(special[at + 4])
             deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, age_ms, d.broken)
-            known.pop(d.job.id, None)
-        if known:
-            self._leases.learn(lease, known)
+            places.pop(d.job.id, None)
+        if places:
+            self._leases.learn(lease, places)
         return Claimed(deliveries, int(next_ms) if next_ms else None)
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -25,63 +25,75 @@ def answers(letters: bytes) -> list[Committed]:
     return [_ANSWERS[letter] for letter in letters]
 
 
+Place: TypeAlias = tuple[str, bytes]  # of a job that is held: its queue, its `n`
+
+
 class Leases:
     """What this process claimed, as far as a plain end needs it."""
 
     def __init__(self) -> None:
-        self._members: dict[str, dict[str, tuple[str, bytes]]] = {}  # lease -> job id -> (queue, its member in `u:`)
+        self._places: dict[str, dict[str, Place]] = {}  # lease -> job id
 
-    def learn(self, lease: str, members: dict[str, tuple[str, bytes]]) -> None:
-        self._members[lease] = members
+    def learn(self, lease: str, places: dict[str, Place]) -> None:
+        self._places[lease] = places
 
-    def find(self, held: Held) -> tuple[str, bytes] | None:
-        return self._members.get(held.lease, {}).get(held.job_id)
+    def under(self, lease: str) -> dict[str, Place]:
+        return self._places.get(lease, {})
 
     def forget(self, commits: Sequence[Commit]) -> None:
         """These attempts ended, or are another's."""
+        places = self._places
         for commit in commits:
             fence = commit.fence
-            if fence is not None and commit.outcome is not None:
-                members = self._members.get(fence.lease)
-                if members is not None and members.pop(fence.job_id, None) is not None and not members:
-                    del self._members[fence.lease]
+            if fence is not None and commit.outcome is not None and (known := places.get(fence.lease)) is not None:
+                known.pop(fence.job_id, None)
+                if not known:
+                    del places[fence.lease]
 
 
-def finishing(commits: Sequence[Commit], leases: Leases, prefix: str, ledger: str) -> list[Word] | None:
+class _Group:
+    """Ends of one lease in one queue: either all are kept, or none is."""
+
+    __slots__ = ("ids", "keeps", "ns", "values")
+
+    def __init__(self) -> None:
+        self.ids: list[Word] = []
+        self.ns: list[Word] = []
+        self.keeps: list[Word] = []
+        self.values: list[Word] = []
+
+
+def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
-    held: list[Word] = []
-    ids: list[Word] = []
-    queues: dict[str, list[Word]] = {}
-    gone: list[Word] = []
-    kept: list[Word] = []
-    expiring: list[Word] = []
-    dead: list[Word] = []
+    groups: dict[tuple[str, str, bool], _Group] = {}
+    lease, known = "", dict[str, Place]()
     for c in commits:
         fence, outcome = c.fence, c.outcome
-        if fence is None or not isinstance(outcome, FINAL) or c.send or c.emit or c.triggers or c.records or c.cancel:
+        if fence is None or c.send or c.emit or c.triggers or c.records or c.cancel or not isinstance(outcome, FINAL):
             return None
-        found = leases.find(fence)
-        if found is None:
+        if fence.lease != lease:
+            lease = fence.lease
+            known = leases.under(lease)
+        place = known.get(fence.job_id)
+        if place is None:
             return None
-        job_id = fence.job_id
-        held.append("." + fence.lease)
-        ids.append(job_id)
-        queues.setdefault(found[0], []).append(found[1])
         buried = isinstance(outcome, DEAD)
-        if buried or c.keep_ms:
-            kept += (f"{prefix}o:{job_id}", b"F%d 1 0 1 0\n%b" % (KIND[type(outcome)], encode_outcome(outcome)))
-            if buried:
-                dead.append(job_id)
-            else:
-                expiring += (c.keep_ms, job_id)
-        else:
-            gone.append(f"{prefix}j:{job_id}")
-    if len(set(ids)) < len(ids):
-        return None
-    lanes: list[Word] = [len(queues)]
-    for queue, members in queues.items():
-        lanes += (queue, len(members), *members)
-    return [ledger, len(ids), *held, *ids, *lanes, len(gone), *gone, len(kept) // 2, *kept, len(expiring) // 2, *expiring, len(dead), *dead]
+        gone = not c.keep_ms and not buried
+        key = (lease, place[0], gone)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group()
+        group.ids.append(fence.job_id)
+        group.ns.append(place[1])
+        if not gone:
+            group.keeps.append("" if buried else c.keep_ms)
+            group.values.append(b"F%d 1 0 1 0\n%b" % (KIND[type(outcome)], encode_outcome(outcome)))
+    words: list[Word] = [ledger, len(commits)]
+    for (of, queue, gone), group in groups.items():
+        if len(set(group.ids)) < len(group.ids):
+            return None
+        words += (of, queue, "1" if gone else "", len(group.ids), *group.ids, *group.ns, *group.keeps, *group.values)
+    return words
 
 
 def sending(commits: Sequence[Commit], prefix: str) -> list[Word] | None:

@@ -1,23 +1,23 @@
 -- Lease due jobs. ARGV: now, lease, limit, for_ms, order ('priority' or 'age'), ledger, queues...
--- -> now, ms until the next is due ('' if none is known), members (n and id), records, and of the special ones:
+-- -> now, ms until the next is due ('' if none is known), ids, records, and of the special ones:
 --    place, attempt, expiries, fence, sent
 local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'age'
 ledger = ARGV[6] == '1'
-local members, records, special = {}, {}, {}
+local taken, records, special = {}, {}, {} -- `taken`: ids
 
 local function add_special(row)
     local at = #special
-    special[at + 1], special[at + 2], special[at + 3] = #members, row.attempt, row.expiries
+    special[at + 1], special[at + 2], special[at + 3] = #taken, row.attempt, row.expiries
     special[at + 4], special[at + 5] = row.fence, string.format('%.0f', row.sent)
 end
 
 local function add(row)
-    members[#members + 1], records[#records + 1] = row.n .. row.id, call('GET', P .. 'j:' .. row.id)
+    taken[#taken + 1], records[#records + 1] = row.id, call('GET', P .. 'j:' .. row.id)
     add_special(row)
 end
 
 local function answer(next_ms)
-    return { string.format('%.0f', now), next_ms, members, records, special }
+    return { string.format('%.0f', now), next_ms, taken, records, special }
 end
 
 -- What the lease holds: its reply was lost.
@@ -51,7 +51,7 @@ local function overdue(queues)
             local was = row.lease
             let_go(row)
             finish(row, 3, CANCELLED, row.keep, was)
-        elseif #members < limit then
+        elseif #taken < limit then
             let_go(row)
             row.expiries, row.fence, row.special = row.expiries + 1, row.fence + 1, true
             save(row)
@@ -63,14 +63,19 @@ local function overdue(queues)
 end
 
 local function fetch(ids)
+    local keys, record = {}, P .. 'j:'
+    for i = 1, #ids do
+        keys[i] = record .. ids[i]
+    end
     local found = {}
-    for i = 1, #ids, CHUNK do
-        local keys = {}
-        for j = i, math.min(i + CHUNK - 1, #ids) do
-            keys[#keys + 1] = P .. 'j:' .. ids[j]
-        end
-        for _, record in ipairs(call('MGET', unpack(keys))) do
-            found[#found + 1] = record
+    for i = 1, #keys, CHUNK do
+        local some = call('MGET', unpack(keys, i, math.min(i + CHUNK - 1, #keys)))
+        if i == 1 then
+            found = some
+        else
+            for j = 1, #some do
+                found[i + j - 1] = some[j]
+            end
         end
     end
     return found
@@ -86,45 +91,43 @@ local function grant_special(id, state)
     return '*' .. lease
 end
 
--- Jobs that left their lanes become held, in this order.
-local function grant(some, lane_of)
-    local ids, held, untils, ends = {}, {}, {}, now + for_ms
-    for i, member in ipairs(some) do
-        ids[i] = string.sub(member, 17)
+-- Jobs that left their lanes become held, in this order. `queue_of` says where each was; a text: all were there.
+local function grant(some, queue_of)
+    local ids, held, untils, h, plain = {}, {}, {}, 0, '.' .. lease
+    local ends, single = string.format('%.0f', now + for_ms), type(queue_of) == 'string'
+    for i = 1, #some do
+        ids[i] = string.sub(some[i], 17)
     end
     local states = call('EXISTS', STATE) == 1 and ask('HMGET', STATE, ids, 1, #ids)
-    for i, record in ipairs(fetch(ids)) do
-        if record then -- else somebody deleted it behind our back: it is no job any more
-            local queue = string.sub(lane_of[i], 2)
-            local list = untils[queue] or {}
-            untils[queue] = list
-            members[#members + 1], records[#records + 1] = some[i], record
-            held[#held + 1] = ids[i]
-            held[#held + 1] = states and states[i] and grant_special(ids[i], states[i]) or '.' .. lease
-            local at = #list
-            list[at + 1], list[at + 2] = ends, some[i]
+    local found, t = fetch(ids), #taken
+    for i = 1, #some do
+        if found[i] then -- else somebody deleted it behind our back: it is no job any more
+            local queue = single and queue_of or queue_of[i]
+            local list = untils[queue] or { size = 0 }
+            untils[queue], t = list, t + 1
+            taken[t], records[t] = ids[i], found[i]
+            held[h + 1], held[h + 2] = ids[i], states and states[i] and grant_special(ids[i], states[i]) or plain
+            list[list.size + 1], list[list.size + 2] = ends, some[i]
+            h, list.size = h + 2, list.size + 2
         end
     end
-    many('HSET', HELD, held, 1, #held)
+    many('HSET', HELD, held, 1, h)
     for queue, list in pairs(untils) do
-        many('ZADD', P .. 'u:' .. queue, list, 1, #list)
+        many('ZADD', P .. 'u:' .. queue, list, 1, list.size)
     end
 end
 
 local function take_from_one(lane, want)
-    local some, lane_of = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want), {}
+    local some = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want)
     if #some > 0 then
         call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, #some - 1)
-        for i = 1, #some do
-            lane_of[i] = lane
-        end
-        grant(some, lane_of)
+        grant(some, string.sub(lane, 2))
     end
 end
 
 -- The oldest due of several lanes.
 local function take_from_several(lanes, want)
-    local found, some, lane_of, taken = {}, {}, {}, {}
+    local found, some, queue_of, from = {}, {}, {}, {}
     for _, lane in ipairs(lanes) do
         local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
         for i = 1, #due, 2 do
@@ -133,14 +136,14 @@ local function take_from_several(lanes, want)
     end
     table.sort(found, sooner)
     for i = 1, math.min(want, #found) do
-        some[i], lane_of[i] = found[i][2], found[i][3]
-        taken[lane_of[i]] = (taken[lane_of[i]] or 0) + 1
+        some[i], queue_of[i] = found[i][2], string.sub(found[i][3], 2)
+        from[found[i][3]] = (from[found[i][3]] or 0) + 1
     end
-    for lane, count in pairs(taken) do
+    for lane, count in pairs(from) do
         call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, count - 1)
     end
     if #some > 0 then
-        grant(some, lane_of)
+        grant(some, queue_of)
     end
 end
 
@@ -205,7 +208,7 @@ local queues = open_queues()
 overdue(queues)
 local groups = groups_of(queues)
 for _, lanes in ipairs(groups) do
-    local want = limit - #members
+    local want = limit - #taken
     if want > 0 then
         if #lanes == 1 then
             take_from_one(lanes[1], want)
@@ -214,7 +217,7 @@ for _, lanes in ipairs(groups) do
         end
     end
 end
-if #members > 0 then
+if #taken > 0 then
     call('SET', P .. 'c:' .. (claimer or ''), lease, 'PX', ANSWERS_MS)
 end
 local next_ms = next_due(groups)

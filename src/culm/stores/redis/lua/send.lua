@@ -30,7 +30,7 @@ if not none('ZMSCORE', TOMBS) or not none('ZMSCORE', SCOPES) then
 end
 -- Every check is done: from here on, all of it happens.
 local seq = string.format('%012x', call('INCR', P .. 'n'))
-local head, records = string.format('%015.0f', now) .. seq, {}
+local head, records, at_once = string.format('%015.0f', now) .. seq, {}, string.format('%.0f', now)
 for i = 1, n do
     records[2 * i - 1], records[2 * i] = ARGV[5 + i], head .. ARGV[5 + n + i]
 end
@@ -44,7 +44,7 @@ for _ = 1, tonumber(ARGV[6 + 2 * n]) do
     for i = 1, 2 * jobs, 2 do
         local after, due = ARGV[at], INF
         if after == '0' and ARGV[at + 1] == '0' then
-            due, rings = now, true
+            due, rings = at_once, true
         elseif after ~= '-' then
             due, rings = math.max(now + after, tonumber(ARGV[at + 1])), true
         end
