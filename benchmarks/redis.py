@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
+from tests.servers import HOST, RedisServer
 
 from benchmarks.__main__ import Row, drain, one
-from tests.servers import HOST, RedisServer
 
 N = 100_000
 BODY = b"\x94" + b"x" * 99  # about what the record of a no-op job takes
@@ -35,7 +35,7 @@ class Raw:
 
     def ask(self, *commands: tuple[Any, ...]) -> list[Any]:
         self._socket.sendall(b"".join(map(hiredis.pack_command, commands)))
-        found = []
+        found: list[Any] = []
         while len(found) < len(commands):
             reply = self._reader.gets()
             if reply is self:
@@ -107,7 +107,12 @@ def one_round(server: RedisServer) -> list[Row]:
         server.ask("FLUSHALL")
         return drain(server.url, task, workers)
 
-    raw: dict[str, Callable[[int], float]] = {"stream": stream_drain, "pipelines": pipelines, "trips": round_trips, "two hops": ping_pong_us}
+    raw: dict[str, Callable[[int], float]] = {
+        "stream": stream_drain,
+        "pipelines": pipelines,
+        "trips": round_trips,
+        "two hops": ping_pong_us,
+    }
     least = {name: measure(server.port) for name, measure in raw.items()}
     trip = one("round_trip", server.url)["p50_us"]
     single = drained("gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,7 @@ class Proxy:
         self._cut_in = -1
         self.port = 0
         self.cuts = 0
-        self.connects = 0
+        self.at: list[float] = []  # when each connection came
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, HOST, 0)
@@ -49,7 +50,7 @@ class Proxy:
         self._pairs.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connects += 1
+        self.at.append(time.monotonic())
         there, back = await asyncio.open_connection(HOST, self._to)
         self._pairs |= {writer, back}
         for work in (self._copy(reader, back, replies=False), self._copy(there, writer, replies=True)):

@@ -12,6 +12,7 @@ from culm import ConfigError
 from culm.commit import Commit
 from culm.errors import StoreUnavailable
 from culm.job import Job
+from culm.store import Pending
 from culm.stores.open import open_store
 from culm.stores.redis.store import RedisStore
 from tests.redis.conftest import Opened
@@ -99,12 +100,16 @@ async def test_the_durability_is_said(options: dict[str, str], says: str, tmp_pa
 
 
 async def test_an_acl_user_and_a_namespace(server: RedisServer, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    rights = ["~{culm:*", "&*", "+@all", "-config"]
+    rights = ["~{culm:*", "&{culm:*", "+@all", "-@dangerous", "+info"]  # as docs/redis.md says
     server.ask("ACL", "SETUSER", "ada", "on", ">geheim", *rights)
     url = server.url
     async with opened(url.replace("redis://", "redis://ada:geheim@")) as store, opened(url) as same, opened(server.url) as other:
         await use(store)
         assert "may not read the server's configuration" in caplog.text
+        assert await store.outcome("a", for_ms=10) == Pending()
+        await (await store.subscribe("x")).close()
+        await store.wait(["default"], for_ms=10)
+        assert (await store.sweep(), await store.workers(), len(await store.jobs())) == (0, [], 1)
         assert await same.job("a") is not None
         assert await other.job("a") is None
     async with opened(url.replace("redis://", "redis://ada:falsch@")) as store:

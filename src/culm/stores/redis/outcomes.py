@@ -30,10 +30,10 @@ class Looks:
         self._link = link
         self._now = now
         self._channel = channel
-        self._asked: list[tuple[str, asyncio.Future[Found]]] = []
+        self._asked: list[tuple[bytes, asyncio.Future[Found]]] = []
         self._asking: asyncio.Task[None] | None = None
 
-    def look(self, job_id: str) -> asyncio.Future[Found]:
+    def look(self, job_id: bytes) -> asyncio.Future[Found]:
         future: asyncio.Future[Found] = self._link.loop.create_future()
         self._asked.append((job_id, future))
         if self._asking is None:
@@ -71,23 +71,32 @@ class Outcomes:
     async def find(self, job_id: str, *, for_ms: int) -> Found:
         """How it ended, or PENDING when the time is over."""
         if not for_ms:
-            return await self._plain.look(job_id)
-        loop, name = self._link.loop, job_id.encode()
+            return await self._plain.look(job_id.encode())
+        loop = self._link.loop
         ends_at = loop.time() + for_ms / 1000
-        await self._listen(for_ms / 1000)
+        if self._listening is None or not self._listening.done() or self._listening.exception() is not None:
+            await self._listen(for_ms / 1000)
+        while True:
+            found = await self._look_and_wait(job_id.encode(), ends_at)
+            if found != PENDING or loop.time() >= ends_at:
+                return found
+
+    async def _look_and_wait(self, name: bytes, ends_at: float) -> Found:
+        """Look, and wait to be told; at most a second, then the next look is due."""
+        loop = self._link.loop
         told: asyncio.Future[Found] = loop.create_future()
         self._waiting.setdefault(name, []).append(told)
+        timer: asyncio.TimerHandle | None = None
         try:
-            while True:
-                found = await self._telling.look(job_id)
-                left_s = ends_at - loop.time()
-                if found != PENDING or (left_s <= 0 and not told.done()):
-                    return found
-                if not told.done():
-                    await asyncio.wait((told,), timeout=min(LOOK_S, left_s))
-                if told.done():
-                    return told.result()
+            found = await self._telling.look(name)
+            if found != PENDING:
+                return found
+            if not told.done():
+                timer = loop.call_later(max(0.0, min(LOOK_S, ends_at - loop.time())), _give_up, told)
+            return await told
         finally:
+            if timer is not None:
+                timer.cancel()
             waiting = self._waiting.get(name)
             if waiting is not None and told in waiting:
                 waiting.remove(told)
@@ -96,8 +105,6 @@ class Outcomes:
 
     async def _listen(self, within_s: float) -> None:
         """Subscribe, once. Without a subscription there is still the look."""
-        if self._listening is not None and self._listening.done() and self._listening.exception() is None:
-            return
         if self._listening is None or self._listening.done():
             self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
         with suppress(TimeoutError, StoreUnavailable):
@@ -112,6 +119,11 @@ class Outcomes:
             for future in self._waiting.pop(job_id, ()):
                 if not future.done():
                     future.set_result(outcome)
+
+
+def _give_up(told: asyncio.Future[Found]) -> None:
+    if not told.done():
+        told.set_result(PENDING)
 
 
 def _netstring(text: bytes, at: int) -> tuple[bytes, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from culm.commit import Commit, Committed, Held
+from culm.commit import Commit, Committed
 from culm.outcome import DEAD, ENDINGS, FINAL, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
 from culm.stores.redis.records import MAX_PLACES, tail
 
