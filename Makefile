@@ -21,7 +21,7 @@ test: lint types servers
 	CULM_TESTS=full $(BIN)/python -m pytest -n 2 --durations=15 $(ARGS)
 
 servers: # what the tests start for themselves; installed where it is missing
-	tests/install_servers.sh
+	sh benchmarks/peers/install_redis.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 #!/bin/sh
-# redis-server for `make bench-peers`, where it is missing. It is run privately: a service that the package starts is stopped again.
+# redis-server for `make test` and `make bench-peers`, where it is missing. It is run privately: a service that the package starts is stopped again.
 set -eu
 command -v redis-server >/dev/null && exit 0
 if ! command -v apt-get >/dev/null; then

@@ -77,7 +77,7 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
         place = known.get(fence.job_id)
         if place is None:
             return None
-        buried = isinstance(outcome, DEAD)
+        buried = type(outcome) in DEAD
         gone = not c.keep_ms and not buried
         key = (lease, place[0], gone)
         group = groups.get(key)

@@ -15,7 +15,7 @@ from culm.job import Job
 from culm.store import Pending
 from culm.stores.open import open_store
 from culm.stores.redis.store import RedisStore
-from tests.redis.conftest import Opened
+from tests.on_redis.conftest import Opened
 from tests.servers import HOST, RedisServer
 
 Opener = Callable[[str], Opened]

@@ -13,9 +13,9 @@ import pytest
 from culm.errors import StoreUnavailable
 from culm.stores.redis.address import parse
 from culm.stores.redis.store import RedisStore
-from tests.redis.conftest import Opened
-from tests.redis.proxy import Proxy
-from tests.redis.test_faults import again, through
+from tests.on_redis.conftest import Opened
+from tests.on_redis.proxy import Proxy
+from tests.on_redis.test_faults import again, through
 from tests.servers import RedisServer
 
 Opener = Callable[[str], Opened]
@@ -39,7 +39,7 @@ async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer) 
             await store.close()
 
 
-async def test_five_hundred_reconnects_leave_no_descriptor_behind(server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_five_hundred_reconnects_leave_no_descriptor(server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("culm.stores.redis.link.RETURN_S", 0.01)
     async with Proxy(server.port, random.Random(2)) as proxy, opened(through(server, proxy)) as store:
         await store.subscribe("me")

@@ -19,8 +19,8 @@ from culm.job import Job
 from culm.outcome import Failed, Fault, Succeeded
 from culm.store import Ended, WorkerInfo
 from culm.stores.redis.store import RedisStore
-from tests.redis.conftest import Opened
-from tests.redis.proxy import Proxy
+from tests.on_redis.conftest import Opened
+from tests.on_redis.proxy import Proxy
 from tests.servers import RedisServer
 
 P = ParamSpec("P")
