@@ -20,7 +20,7 @@ from culm.outcome import Failed, Fault, Succeeded
 from culm.store import Ended, WorkerInfo
 from culm.stores.redis.store import RedisStore
 from tests.on_redis.conftest import Opened
-from tests.on_redis.proxy import Proxy
+from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 P = ParamSpec("P")
@@ -56,20 +56,22 @@ def numbers() -> Iterator[int]:
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_reply_that_is_cut_is_given_again(seed: int, server: RedisServer, opened: Opener) -> None:  # I3, I9
-    async with Proxy(server.port, random.Random(seed)) as proxy, opened(through(server, proxy)) as store:
-        await send(store, "first")
-        for n in range(2, 40, 3):
-            proxy.cut_in_reply()
-            assert await again(send, store, f"job-{n}", number=n) == ["applied"]
-            proxy.cut_in_reply()
-            claimed = await again(store.claim, ["default"], lease=f"w/{n}", limit=10, for_ms=60_000)
-            assert len(claimed.deliveries) == (2 if n == 2 else 1)
-            ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x01")) for d in claimed.deliveries]
-            proxy.cut_in_reply()
-            assert set(await again(store.commit, ends, batch=("w", n))) == {"applied"}
-        assert proxy.cuts >= 39
-        views = await again(store.jobs)
-        assert {(v.state, v.attempt) for v in views} == {("succeeded", 1)}
+    rng = random.Random(seed)
+    with Proxy(server.port) as proxy:
+        async with opened(through(server, proxy)) as store:
+            await send(store, "first")
+            for n in range(2, 40, 3):
+                proxy.cut_in_reply(after_bytes=rng.randrange(7))
+                assert await again(send, store, f"job-{n}", number=n) == ["applied"]
+                proxy.cut_in_reply(after_bytes=rng.randrange(7))
+                claimed = await again(store.claim, ["default"], lease=f"w/{n}", limit=10, for_ms=60_000)
+                assert len(claimed.deliveries) == (2 if n == 2 else 1)
+                ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x01")) for d in claimed.deliveries]
+                proxy.cut_in_reply(after_bytes=rng.randrange(7))
+                assert set(await again(store.commit, ends, batch=("w", n))) == {"applied"}
+            assert proxy.cuts >= 39
+            views = await again(store.jobs)
+            assert {(v.state, v.attempt) for v in views} == {("succeeded", 1)}
 
 
 async def test_scripts_that_were_flushed_are_sent_again(server: RedisServer, opened: Opener) -> None:
@@ -114,31 +116,32 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
 
 
 async def test_fifty_flaps_and_every_wait_outcome_and_hint_goes_on(server: RedisServer, opened: Opener) -> None:
-    async with Proxy(server.port, random.Random(3)) as proxy, opened(through(server, proxy)) as store:
-        count = numbers()
+    with Proxy(server.port) as proxy:
+        async with opened(through(server, proxy)) as store:
+            count = numbers()
 
-        async def claimer() -> None:
-            while True:
-                claimed = await again(store.claim, ["default"], lease=f"w/{next(count)}", limit=10, for_ms=60_000)
-                for d in claimed.deliveries:
-                    ends, number = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x05"))], next(count)
-                    assert await again(store.commit, ends, batch=("w", number)) == ["applied"]
-                if not claimed.deliveries:
-                    await again(store.wait, ["default"], for_ms=1_000)
+            async def claimer() -> None:
+                while True:
+                    claimed = await again(store.claim, ["default"], lease=f"w/{next(count)}", limit=10, for_ms=60_000)
+                    for d in claimed.deliveries:
+                        ends, number = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x05"))], next(count)
+                        assert await again(store.commit, ends, batch=("w", number)) == ["applied"]
+                    if not claimed.deliveries:
+                        await again(store.wait, ["default"], for_ms=1_000)
 
-        working = asyncio.create_task(claimer())
-        for n in range(50):
-            proxy.cut()
-            number = next(count)
-            sent_at = time.monotonic()
-            assert await again(send, store, f"job-{n}", number=number) == ["applied"]
-            found = await again(store.outcome, f"job-{n}", for_ms=5_000)
-            assert found == Ended(Succeeded(b"\x05"))
-            assert time.monotonic() - sent_at < 10
-        assert len(proxy.at) > 50
-        assert not working.done()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+            working = asyncio.create_task(claimer())
+            for n in range(50):
+                proxy.cut()
+                number = next(count)
+                sent_at = time.monotonic()
+                assert await again(send, store, f"job-{n}", number=number) == ["applied"]
+                found = await again(store.outcome, f"job-{n}", for_ms=5_000)
+                assert found == Ended(Succeeded(b"\x05"))
+                assert time.monotonic() - sent_at < 10
+            assert proxy.accepted > 50
+            assert not working.done()
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_killed_server_with_its_log_synced_always_loses_nothing_acknowledged(tmp_path: Path, opened: Opener) -> None:  # I30
