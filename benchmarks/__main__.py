@@ -110,12 +110,14 @@ def one_round(folder: Path) -> list[Row]:
     rows.append(("memory: drain", "bare loop", one("drain")["per_s"], bare))
     rows += [(f"memory: {name}", "bare loop", one(name)["per_s"], bare) for name in ("enqueue_one", "callers_100", "enqueue_many")]
     for sync, durability in (("FULL", "full"), ("NORMAL", "relaxed")):
-        raw = {k: one(f"{k}_{sync}")["per_s"] for k in ("insert_1", "insert_100", "take_100")}
+        raw = {k: one(f"{k}_{sync}")["per_s"] for k in ("insert_1", "awaited_1", "insert_100", "take_100")}
 
         def url(n: int, durability: str = durability, sync: str = sync) -> str:
             return f"sqlite:///{folder}/{sync}-{n}.db?durability={durability}"
 
-        rows.append((f"SQLite {sync}: enqueue_one", "transactions of 1", one("enqueue_one", url(1))["per_s"], raw["insert_1"]))
+        alone = one("enqueue_one", url(1))["per_s"]
+        rows.append((f"SQLite {sync}: enqueue_one", "transactions of 1", alone, raw["insert_1"]))
+        rows.append((f"SQLite {sync}: enqueue_one", "the same, awaited", alone, raw["awaited_1"]))
         rows.append((f"SQLite {sync}: callers_100", "transactions of 100", one("callers_100", url(2))["per_s"], raw["insert_100"]))
         rows.append((f"SQLite {sync}: enqueue_many", "transactions of 100", one("enqueue_many", url(3))["per_s"], raw["insert_100"]))
         rows.append((f"SQLite {sync}: drain, keep=0", "claim and delete by 100", drain(url(4), "gone", 1), raw["take_100"]))

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from culm import App
@@ -19,11 +20,7 @@ BODY = b"\x94" + b"x" * 63  # about what a no-op job takes
 
 def sqlite(folder: Path, *, synchronous: str, per: int, n: int, take: bool) -> float:
     """Plain transactions of `per` rows on one connection: inserts, or claims followed by deletes."""
-    connection = sqlite3.connect(folder / "ceiling.db", isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.execute("CREATE TABLE q (id INTEGER PRIMARY KEY, state INTEGER NOT NULL DEFAULT 0, body BLOB)")
-    connection.execute("CREATE INDEX ready ON q (id) WHERE state = 0")
+    connection = _open(folder, synchronous)
     try:
         started = time.perf_counter()
         _insert(connection, per, n)
@@ -33,6 +30,15 @@ def sqlite(folder: Path, *, synchronous: str, per: int, n: int, take: bool) -> f
         return n / (time.perf_counter() - started)
     finally:
         connection.close()
+
+
+def _open(folder: Path, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(folder / "ceiling.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("CREATE TABLE q (id INTEGER PRIMARY KEY, state INTEGER NOT NULL DEFAULT 0, body BLOB)")
+    connection.execute("CREATE INDEX ready ON q (id) WHERE state = 0")
+    return connection
 
 
 def _insert(connection: sqlite3.Connection, per: int, n: int) -> None:
@@ -51,6 +57,19 @@ def _take(connection: sqlite3.Connection, per: int, n: int) -> None:
         connection.executemany("DELETE FROM q WHERE id = ?", [(i,) for i, _ in ids])
         connection.execute("COMMIT")
         left -= len(ids)
+
+
+async def sqlite_from_a_loop(folder: Path, *, synchronous: str, n: int) -> float:
+    """Plain transactions of one row, each in another thread and awaited: an fsync that does not stop the event loop."""
+    loop, insert = asyncio.get_running_loop(), "INSERT INTO q (body) VALUES (?)"
+    with ThreadPoolExecutor(1) as desk:
+        connection = await loop.run_in_executor(desk, _open, folder, synchronous)
+        started = time.perf_counter()
+        for _ in range(n):
+            await loop.run_in_executor(desk, connection.execute, insert, (BODY,))
+        took = time.perf_counter() - started
+        await loop.run_in_executor(desk, connection.close)
+    return n / took
 
 
 async def bare_loop(n: int) -> float:

@@ -121,6 +121,14 @@ def _raw(synchronous: str, per: int, n: int, *, take: bool) -> Callable[[], Awai
     return measure
 
 
+def _awaited(synchronous: str) -> Callable[[], Awaitable[dict[str, float]]]:
+    async def measure() -> dict[str, float]:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("CULM_BENCH_DIR")) as folder:
+            return {"per_s": await ceilings.sqlite_from_a_loop(Path(folder), synchronous=synchronous, n=3_000)}
+
+    return measure
+
+
 WORKLOADS: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {
     "enqueue_one": enqueue_one,
     "callers_100": callers_100,
@@ -133,6 +141,7 @@ WORKLOADS: dict[str, Callable[[], Awaitable[dict[str, float]]]] = {
 }
 for _sync in ("FULL", "NORMAL"):
     WORKLOADS[f"insert_1_{_sync}"] = _raw(_sync, 1, 3_000, take=False)
+    WORKLOADS[f"awaited_1_{_sync}"] = _awaited(_sync)
     WORKLOADS[f"insert_100_{_sync}"] = _raw(_sync, 100, N, take=False)
     WORKLOADS[f"take_100_{_sync}"] = _raw(_sync, 100, N, take=True)
 

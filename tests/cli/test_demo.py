@@ -59,6 +59,7 @@ def test_the_demo_reads_a_tree_and_proves_it(shell: Shell) -> None:
     assert Path(done.out.rpartition("store")[2].strip()).is_file()
 
 
+@pytest.mark.slow
 def test_the_demo_survives_the_murder_of_a_worker(shell: Shell) -> None:
     tree(shell.folder / "tree", 40)
     done = shell.run("demo", "tree", "--kill", "--store", "kept.db", "--json")
@@ -81,6 +82,7 @@ def test_the_demo_of_an_empty_folder_works(shell: Shell) -> None:
     assert done.json["proof"]["holds"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_leaves_nothing_behind(shell: Shell) -> None:
     tree(shell.folder / "tree", 200)
     demo = shell.start("demo", "tree", "--kill", "--json", "--store", "kept.db")

@@ -66,6 +66,7 @@ def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
     assert shell.run("status", "runs", "--json").json["state"] == "open"
 
 
+@pytest.mark.slow
 def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
     shell.run("enqueue", "shop:app", "shop.nap", "0.7", "--id", "runs")
     supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)
@@ -82,6 +83,7 @@ def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
     assert view["expiries"] >= 1
 
 
+@pytest.mark.slow
 def test_a_supervisor_passes_both_signals_on(shell: Shell) -> None:
     for job_id in ("one", "two"):
         shell.run("enqueue", "shop:app", "shop.nap", "600", "--id", job_id)
@@ -94,6 +96,7 @@ def test_a_supervisor_passes_both_signals_on(shell: Shell) -> None:
     assert [shell.run("status", job_id, "--json").json["state"] for job_id in ("one", "two")] == ["open", "open"]
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_their_supervisor(shell: Shell) -> None:
     supervisor = shell.start("worker", "shop:app", "--processes", "2")
     supervisor.line("worker.started", nth=2)
@@ -102,6 +105,7 @@ def test_workers_do_not_outlive_their_supervisor(shell: Shell) -> None:
     assert all(gone(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_young_again_and_again_is_replaced_ever_later(shell: Shell) -> None:
     (shell.folder / "shop.py").write_text(
         "import os, pathlib\nfrom culm import App\napp = App()\nfirst = pathlib.Path('first')\n"

@@ -115,6 +115,7 @@ def send_some(path: Path, gate: Any, n: int) -> None:
         asyncio.run(main(f"sqlite:///{path / f'{each}.db'}"))
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_burns_no_cpu(tmp_path: Path) -> None:
     with worker_process(url_of(tmp_path)) as child:
         before = cpu_s(child.pid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import assert_never
 
@@ -26,7 +27,8 @@ NEVER = 1 << 62
 Entry = tuple[int, int, "Row"]  # (due, n, row): the order of a lane
 
 
-class Row(Struct, gc=False):
+@dataclass(slots=True, eq=False)
+class Row:
     job: Job
     n: int  # counts the sends: equal dues keep this order
     sent: int
