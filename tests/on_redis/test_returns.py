@@ -44,7 +44,7 @@ async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer) 
 
 
 async def test_five_hundred_reconnects_leave_no_descriptor(server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("culm.stores.redis.link.RETURN_S", 0.01)
+    monkeypatch.setattr("culm.stores.redis.pace.RETURN_S", 0.01)
     with Proxy(server.port) as proxy:
         async with opened(through(server, proxy)) as store:
             await store.subscribe("me")

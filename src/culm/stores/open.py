@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
 from culm.store import FullStore
 
-REDIS = ("redis", "rediss", "unix")
+REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 SCHEMES = ("memory", "sqlite", *REDIS)
 
 
 def open_store(url: str) -> FullStore:
-    """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`.
+    """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`
+    (docs/redis.md has the others).
 
     Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
     """
@@ -80,4 +82,5 @@ def masked(url: str) -> str:
         password = parts.password
     except ValueError:
         return url.partition("://")[0] + "://..."
+    url = re.sub(r"(\bsentinel_password=)[^&]*", r"\1***", url)
     return url if not password else url.replace(f":{password}@", ":***@", 1)

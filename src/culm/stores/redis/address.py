@@ -1,28 +1,43 @@
-"""`redis://[user:password@]host[:port][/database]`, `rediss://` (TLS), `unix://[user:password@]/path/to.sock`, and their options."""
+"""`redis://[user:password@]host[:port][/database]`, `rediss://` (TLS), `unix://[user:password@]/path/to.sock`, and their options.
+
+`redis+sentinel://[user:password@]host[:port],host[:port].../master[/database]` names sentinels and the master that they watch;
+`rediss+sentinel://` speaks TLS to all of them.
+"""
 
 from __future__ import annotations
 
 import re
 import ssl
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TypeAlias
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 
 from culm.errors import ConfigError
 
+PORT, SENTINEL_PORT = 6379, 26379
+
 _OPTIONS = {
     "namespace": "a name",
     "database": "a number",
     "ca": "a file of trusted certificates (rediss only)",
+    "sentinel_username": "whom the sentinels know (sentinel only)",
+    "sentinel_password": "the sentinels' own (sentinel only)",
     "ledger": "on|off",
 }
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
+Place: TypeAlias = tuple[str, int]  # host, port
+
 
 class Address(Struct, frozen=True, kw_only=True):
     host: str = "localhost"
-    port: int = 6379
+    port: int = PORT
     path: str = ""  # of a Unix socket; "": TCP
+    sentinels: tuple[Place, ...] = ()  # who knows the host and port; empty: they are as given
+    master: str = ""  # what the sentinels call it
+    sentinel_user: str = ""
+    sentinel_password: str = ""
     database: int = 0
     user: str = ""
     password: str = ""
@@ -33,8 +48,12 @@ class Address(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Without user and password."""
-        place = f"unix://{self.path}" if self.path else f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}"
-        return f"{place}/{self.database}" if not self.path else place
+        scheme = "rediss" if self.tls else "redis"
+        if self.path:
+            return f"unix://{self.path}"
+        if self.sentinels:
+            return f"{scheme}+sentinel://{','.join(shown(p) for p in self.sentinels)}/{self.master}/{self.database}"
+        return f"{scheme}://{shown((self.host, self.port))}/{self.database}"
 
     @property
     def prefix(self) -> str:
@@ -50,36 +69,62 @@ class Address(Struct, frozen=True, kw_only=True):
             raise ConfigError(f"{self}: the certificates in {self.ca} cannot be read: {e}") from None
 
 
+def shown(place: Place) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse(url: str) -> Address:
     """Raises ConfigError, which never holds the password."""
     scheme = url.partition("://")[0]
+    example = f"{scheme}://user:password@host:26379,host/master/0" if "+" in scheme else f"{scheme}://user:password@host:6379/0"
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        places = tuple(_places(parts, SENTINEL_PORT if "+" in scheme else PORT))
     except ValueError:
-        raise ConfigError(f"this {scheme}:// address has no valid host and port; say {scheme}://user:password@host:6379/0") from None
+        raise ConfigError(f"this {scheme}:// address has no valid host and port; say {example}") from None
     options = _options(parts.query)
     path = unquote(parts.path)
-    if scheme == "unix":
-        if not path.startswith("/") or host:
+    master, in_path = "", path.strip("/")
+    if scheme.endswith("+sentinel"):
+        master, _, in_path = in_path.partition("/")
+        if not master or not places:
+            raise ConfigError(f"this {scheme}:// address names no {'master' if places else 'sentinel'}; say {example}")
+    elif scheme == "unix":
+        if not path.startswith("/") or places:
             raise ConfigError("this unix:// address names no socket; say unix:///absolute/path.sock")
-        database = options.get("database", "0")
-    else:
-        database = options.get("database", path.strip("/") or "0")
+        in_path = ""
+    elif len(places) > 1:
+        raise ConfigError(f"this {scheme}:// address names several hosts; sentinels are {scheme}+sentinel://host,host/master")
+    database = options.get("database", in_path or "0")
     if not database.isdecimal():
         raise ConfigError(f"a database of Redis is a number, got {database!r}; a namespace is given as ?namespace=name")
+    host, port = places[0] if places and not master else ("localhost", PORT)
     return Address(
-        host=host or "localhost",
-        port=port or 6379,
+        host=host,
+        port=port,
         path=path if scheme == "unix" else "",
+        sentinels=places if master else (),
+        master=master,
+        sentinel_user=options.get("sentinel_username", ""),
+        sentinel_password=options.get("sentinel_password", ""),
         database=int(database),
         user=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
-        tls=scheme == "rediss",
+        tls=scheme.startswith("rediss"),
         ca=options.get("ca", ""),
         namespace=options.get("namespace", "default"),
         ledger=options.get("ledger") == "on",
     )
+
+
+def _places(parts: SplitResult, port: int) -> list[Place]:
+    """Host and port of each that is named. Raises ValueError."""
+    hosts = parts.netloc.rpartition("@")[2]
+    if not hosts:
+        return []
+    found = [urlsplit(f"//{one}") for one in hosts.split(",")]
+    return [(one.hostname or "localhost", one.port or port) for one in found]
 
 
 def _options(query: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The connections of one store on one event loop: a main one that everything is pipelined through, and spare ones to wait on.
 
-A connection that broke is made anew by whoever asks next, after a random pause, so that many clients do not return as a herd.
+A connection that broke is made anew by whoever asks next, when this client's moment has come (`pace.py`). With sentinels,
+each connection begins with the question who is the master.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Any
 import hiredis
 
 from culm.errors import StoreError, StoreUnavailable
-from culm.stores.redis.address import Address
+from culm.stores.redis.address import Address, Place
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
+from culm.stores.redis.pace import Pace
 from culm.stores.redis.scripts import SCRIPTS
-from culm.stores.redis.server import Server, inspect
+from culm.stores.redis.sentinel import Sentinels
+from culm.stores.redis.server import Server, clients_in, inspect
 from culm.stores.redis.wire import Word
 
 CONNECT_S = 5.0
 REPLY_S = 5.0  # without any reply: the connection is taken for dead
-RETURN_S = 3.0  # over so long the clients of a server that was away spread their return
+COUNT_S = 10.0  # how often it is asked how many clients the server has
 GRACE_S = 2.0  # how much later than asked for a wait may end
 MOST_SPARE = 4
 
@@ -36,12 +39,14 @@ class Link:
 
     def __init__(self, address: Address, rng: random.Random, connected: Callable[[Server], None]) -> None:
         self._address = address
-        self._rng = rng
+        self._pace = Pace(rng)
+        self._sentinels = Sentinels(address, self._reach) if address.sentinels else None
         self._connected = connected
         self.loop = asyncio.get_running_loop()
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._met = False  # a connection was tried before: the next one may be part of a herd
+        self._counted_at = 0.0
         self._spare: list[Connection] = []
         self._open: set[Connection] = set()
         self._guard: asyncio.TimerHandle | None = None
@@ -124,20 +129,21 @@ class Link:
             await self.spread()
             connection = await self.open()
             try:
-                server = await inspect(connection, str(self._address))
+                server = await inspect(connection, self._address)
             except BaseException:
                 connection.close()
                 raise
-            self._main = connection
+            self._main, self._counted_at = connection, self.loop.time()
+            self._pace.met(number=server.client, clients=server.clients)
             self._connected(server)
             return connection
         finally:
             self._connecting = None
 
     async def spread(self) -> None:
-        """The random pause before a return."""
+        """The pause before a return."""
         if self._met:
-            await asyncio.sleep(self._rng.uniform(0, RETURN_S))
+            await asyncio.sleep(self._pace.pause_s(self.loop.time()))
         self._met = True
 
     async def _spare_one(self, within_s: float) -> Connection | None:
@@ -155,18 +161,12 @@ class Link:
 
     async def open(self, news: Callable[[list[Any]], None] | None = None) -> Connection:
         """A new connection, logged in."""
-        address, where = self._address, str(self._address)
-
-        def made() -> Connection:
-            return Connection(where, news)
-
+        where = str(self._address)
         connection: Connection | None = None
         try:
             async with asyncio.timeout(CONNECT_S):
-                if address.path:
-                    _, connection = await self.loop.create_unix_connection(made, address.path)
-                else:
-                    _, connection = await self.loop.create_connection(made, address.host, address.port, ssl=address.tls_context())
+                place = (self._address.host, self._address.port) if self._sentinels is None else await self._sentinels.master()
+                connection = await self._reach(place, news)
                 await self._log_in(connection)
         except TimeoutError:
             _drop(connection)
@@ -179,6 +179,16 @@ class Link:
             raise
         self._watch(connection)
         return connection
+
+    async def _reach(self, place: Place, news: Callable[[list[Any]], None] | None = None) -> Connection:
+        address = self._address
+
+        def made() -> Connection:
+            return Connection(str(address), news)
+
+        if address.path:
+            return (await self.loop.create_unix_connection(made, address.path))[1]
+        return (await self.loop.create_connection(made, *place, ssl=address.tls_context()))[1]
 
     async def _log_in(self, connection: Connection) -> None:
         address, asked = self._address, []
@@ -203,11 +213,19 @@ class Link:
 
     def _look(self) -> None:
         """A connection may die without a word."""
-        now = self.loop.time()
+        now, main = self.loop.time(), self._main
         self._open = {c for c in self._open if c.is_open}
-        if self._main is not None and self._main.stuck_for(now) > REPLY_S:
-            self._main.close(f"has been silent for {REPLY_S:g} s")
+        if main is not None and main.stuck_for(now) > REPLY_S:
+            main.close(f"has been silent for {REPLY_S:g} s")
+        if main is not None and main.is_open and now - self._counted_at > COUNT_S:
+            self._counted_at = now
+            main.ask("INFO", "clients").add_done_callback(self._counted)
         self._guard = self.loop.call_later(1.0, self._look) if self._open else None
+
+    def _counted(self, answered: asyncio.Future[Reply]) -> None:
+        if answered.cancelled() or answered.exception() is not None:
+            return
+        self._pace.met(number=None, clients=clients_in(answered.result()))
 
     def close(self) -> None:
         self.closed = True

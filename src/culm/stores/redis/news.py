@@ -36,7 +36,6 @@ class News:
         self._hearers.setdefault(name, []).append(hear)
         try:
             if self._keeper is None or self._keeper.done():
-                self._connection = await self._connect()
                 self._keeper = self._link.loop.create_task(self._keep())
             elif first and self._connection is not None:
                 self._ask(self._connection, name)
@@ -79,8 +78,18 @@ class News:
         if names:
             connection.say("SUBSCRIBE", *names)
 
-    async def _connect(self) -> Connection:
-        connection = await self._link.open(self._heard)
+    async def _connect(self) -> Connection | None:
+        """None: it cannot be, and whoever waits for a confirmation was told."""
+        try:
+            connection = await self._link.open(self._heard)
+        except CulmError as e:
+            log.warning("redis.subscription: %s", e)
+            for future in self._confirming.values():
+                if not future.done():
+                    future.set_exception(e)
+                    future.exception()  # whoever waited may have gone
+            self._confirming.clear()
+            return None
         self._heard_at = self._link.loop.time()
         self._ask(connection, *self._hearers)
         return connection
@@ -95,15 +104,13 @@ class News:
 
     async def _keep(self) -> None:
         """Until the store is closed: notice that the connection died, and make it anew."""
+        self._connection = await self._connect()
         while True:
             connection = self._connection
             if connection is None or not connection.is_open:
                 self._connection = None
                 await self._link.spread()
-                try:
-                    self._connection = await self._connect()
-                except CulmError as e:
-                    log.warning("redis.subscription: %s", e)
+                self._connection = await self._connect()
                 continue
             connection.say("PING")
             try:

@@ -8,8 +8,9 @@ from typing import Any
 import hiredis
 from msgspec import Struct
 
-from culm.errors import ConfigError
-from culm.stores.redis.connection import Connection, value
+from culm.errors import ConfigError, StoreUnavailable
+from culm.stores.redis.address import Address
+from culm.stores.redis.connection import Connection, Reply, value
 
 log = logging.getLogger("culm.redis")
 
@@ -21,31 +22,51 @@ _D2 = "D2: survives a power cut (appendfsync always)"
 _UNKNOWN = "an append-only file; this user may not read whether each write is synced (CONFIG GET appendfsync)"
 
 
-class Server(Struct, frozen=True):
+class Server(Struct, frozen=True, kw_only=True):
     version: str
     durability: str
+    policy: str  # maxmemory-policy
+    client: int | None = None  # the number of this connection; None: this user may not ask
+    clients: int | None = None  # how many connections it has
 
 
-async def inspect(connection: Connection, where: str) -> Server:
+async def inspect(connection: Connection, address: Address) -> Server:
     """Raises ConfigError: it cannot be the truth's place. StoreUnavailable."""
-    asked = connection.ask("INFO"), connection.ask("CONFIG", "GET", "appendfsync"), connection.ask("CONFIG", "GET", "maxmemory-policy")
-    info_text, appendfsync, policy = [await reply for reply in asked]
-    info = _fields(value(info_text))
+    asked = [
+        connection.ask(*command)
+        for command in (("INFO",), ("CONFIG", "GET", "appendfsync"), ("CONFIG", "GET", "maxmemory-policy"), ("CLIENT", "ID"))
+    ]
+    info_text, appendfsync, policy, client = [await reply for reply in asked]
+    info, where = _fields(value(info_text)), str(address)
     version = info.get("redis_version", "0")
     if tuple(int(p) for p in version.split(".")[:2]) < OLDEST:
         raise ConfigError(f"{where} is Redis {version}; culm needs 6.2 or later")
-    refuse_replica(info, where)
+    _refuse_replica(info, address)
     evicts = _setting(policy) or info.get("maxmemory_policy", "noeviction")
     if evicts != "noeviction":
         raise ConfigError(f"{where} may drop keys when it is full (maxmemory-policy {evicts}); set maxmemory-policy noeviction")
     if isinstance(appendfsync, hiredis.ReplyError):
         log.warning("%s: this user may not read the server's configuration; durability is judged by INFO alone", where)
-    return Server(version=version, durability=_durability(info, _setting(appendfsync)))
+    return Server(
+        version=version,
+        durability=_durability(info, _setting(appendfsync)),
+        policy=evicts,
+        client=client if isinstance(client, int) else None,
+        clients=clients_in(info_text),
+    )
 
 
-def refuse_replica(info: dict[str, str], where: str) -> None:
+def clients_in(info: Reply) -> int | None:
+    """How many connections the server has, by its INFO; None: it does not tell."""
+    found = _fields(info).get("connected_clients") if isinstance(info, bytes) else None
+    return None if found is None else int(found)
+
+
+def _refuse_replica(info: dict[str, str], address: Address) -> None:
     if info.get("role", "master") != "master":
-        raise ConfigError(f"{where} is a replica, which takes no writes; give the address of its master")
+        if address.sentinels:
+            raise StoreUnavailable(f"{address}: whom the sentinels call the master is a replica still")
+        raise ConfigError(f"{address} is a replica, which takes no writes; give the address of its master")
 
 
 def _durability(info: dict[str, str], appendfsync: str | None) -> str:
