@@ -16,6 +16,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from random import Random
 from types import TracebackType
@@ -95,6 +96,7 @@ class Proxy:
     def __init__(self, to: int, *, luck: Luck | None = None) -> None:
         self.to, self.luck = to, luck
         self.accepted = 0  # connections, ever
+        self.accepted_at: list[float] = []  # when, by time.monotonic()
         self.cuts = 0  # connections that it ended, ever
         self.passed_bytes = 0  # of replies, ever
         self._changed = threading.Condition()
@@ -222,6 +224,7 @@ class Proxy:
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(*sides, Pass() if self.luck is None else fate(self.luck, self.accepted))
         self._open.add(connection)
+        self.accepted_at.append(time.monotonic())
         self._count(accepted=1)
         self._spawn(connection, self._connected(connection))
 

@@ -45,12 +45,6 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def quick_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients come back within a fifth of a second instead of three: what is tested is that they do."""
-    monkeypatch.setattr("culm.stores.redis.pace.RETURN_S", 0.2)
-
-
-@pytest.fixture
 def opened() -> Callable[[str], Opened]:
     @asynccontextmanager
     async def opener(url: str) -> AsyncIterator[RedisStore]:

@@ -4,58 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable
 
 import pytest
 
-from culm import App
-from culm.commit import Commit, Committed, Held
+from culm.commit import Commit, Held
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Job
 from culm.outcome import Failed, Fault, Succeeded
-from culm.store import Ended, WorkerInfo
-from culm.stores.redis.store import RedisStore
+from culm.store import WorkerInfo
+from tests.on_redis.asking import again, send, through
 from tests.on_redis.conftest import Opened
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Opener = Callable[[str], Opened]
-
-pytestmark = pytest.mark.usefixtures("quick_return")
-
-
-async def again(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As the gatherer and the claimer do: the same question, until it is answered."""
-    ends_at = time.monotonic() + 10.0
-    while True:
-        try:
-            return await ask(*args, **kwargs)
-        except StoreUnavailable:
-            if time.monotonic() > ends_at:
-                raise
-            await asyncio.sleep(0.02)
-
-
-def through(server: RedisServer, proxy: Proxy) -> str:
-    return server.url.replace(f":{server.port}/", f":{proxy.port}/")
-
-
-async def send(store: RedisStore, *ids: str, number: int = 1) -> list[Committed]:
-    return await store.commit([Commit(send=(Job(id=i, task="t"),)) for i in ids], batch=("app", number))
-
-
-def numbers() -> Iterator[int]:
-    return iter(range(2, 1_000_000))
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_reply_that_is_cut_is_given_again(seed: int, server: RedisServer, opened: Opener) -> None:  # I3, I9
+async def test_a_reply_that_is_cut_is_given_again(  # I3, I9
+    seed: int, server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("culm.stores.redis.pace.RETURN_S", 0.05)
     rng = random.Random(seed)
     with Proxy(server.port) as proxy:
         async with opened(through(server, proxy)) as store:
@@ -115,79 +87,34 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
         assert await send(store, "one", "two", number=102) == ["applied", "applied"]
 
 
-async def test_fifty_flaps_and_every_wait_outcome_and_hint_goes_on(server: RedisServer, opened: Opener) -> None:
-    with Proxy(server.port) as proxy:
-        async with opened(through(server, proxy)) as store:
-            count = numbers()
-
-            async def claimer() -> None:
-                while True:
-                    claimed = await again(store.claim, ["default"], lease=f"w/{next(count)}", limit=10, for_ms=60_000)
-                    for d in claimed.deliveries:
-                        ends, number = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x05"))], next(count)
-                        assert await again(store.commit, ends, batch=("w", number)) == ["applied"]
-                    if not claimed.deliveries:
-                        await again(store.wait, ["default"], for_ms=1_000)
-
-            working = asyncio.create_task(claimer())
-            for n in range(50):
-                proxy.cut()
-                number = next(count)
-                sent_at = time.monotonic()
-                assert await again(send, store, f"job-{n}", number=number) == ["applied"]
-                found = await again(store.outcome, f"job-{n}", for_ms=5_000)
-                assert found == Ended(Succeeded(b"\x05"))
-                assert time.monotonic() - sent_at < 10
-            assert proxy.accepted > 50
-            assert not working.done()
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+async def test_while_a_script_of_somebody_else_runs_the_server_is_busy_and_then_it_goes_on(server: RedisServer, opened: Opener) -> None:
+    server.ask("CONFIG", "SET", "lua-time-limit", "10")
+    async with opened(server.url) as store:
+        await send(store, "first")
+        forever = threading.Thread(target=server.ask, args=("EVAL", "while true do end", "0"))
+        forever.start()
+        while not server.ask("PING").startswith(b"-BUSY"):
+            await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable, match="^Redis cannot do it now: BUSY"):
+            await send(store, "second", number=2)
+        assert server.ask("SCRIPT", "KILL") == b"+OK"
+        forever.join()
+        assert await send(store, "second", number=2) == ["applied"]
+        assert {v.id for v in await store.jobs()} == {"first", "second"}
 
 
-async def test_a_killed_server_with_its_log_synced_always_loses_nothing_acknowledged(tmp_path: Path, opened: Opener) -> None:  # I30
-    server = RedisServer(tmp_path, appendonly="yes", appendfsync="always")
-    try:
-        async with opened(server.url) as store:
-            acked: set[str] = set()
-            for round_ in range(3):
-                killing = asyncio.get_running_loop().call_later(0.3, server.kill)
-                number = round_ * 100_000
-                while True:
-                    number += 1
-                    ids = [f"job-{number}-{k}" for k in range(20)]
-                    try:
-                        await send(store, *ids, number=number)
-                    except StoreUnavailable:
-                        break
-                    acked.update(ids)
-                killing.cancel()
-                server.start()
-                answers = await again(send, store, *ids, number=number)
-                assert answers == ["applied"] * 20
-                acked.update(ids)
-            assert str(store).endswith("(D2: survives a power cut (appendfsync always))")
-            there = {v.id for v in await store.jobs(limit=1_000_000)}
-            assert len(acked) > 500
-            assert acked - there == set()
-    finally:
-        server.kill()
-
-
-async def test_a_server_that_stands_still_longer_than_the_leases_blames_no_job(server: RedisServer) -> None:  # I8, I31
-    app = App(server.url)
-    runs: dict[int, int] = {}
-
-    @app.task(name="count", retry=1)
-    async def count(n: int) -> int:
-        runs[n] = runs.get(n, 0) + 1
-        await asyncio.sleep(0.2)
-        return n
-
-    async with app, app.worker(lease=1, heartbeat=0.3, concurrency=50):
-        jobs = await app.enqueue_many(count.bind(n) for n in range(200))
-        await jobs[10].result(timeout=20)
-        server.signal(signal.SIGSTOP)
-        await asyncio.sleep(2.5)  # longer than the leases: the fault itself, nothing is awaited
-        server.signal(signal.SIGCONT)
-        assert [await job.result(timeout=30) for job in jobs] == list(range(200))
-        assert {(await job.view()).attempt for job in jobs} == {1}
+async def test_a_script_that_is_killed_can_be_asked_again(server: RedisServer, opened: Opener) -> None:
+    """Redis kills a script only before its first write, so nothing is half done."""
+    server.ask("CONFIG", "SET", "lua-time-limit", "1")
+    async with opened(server.url) as store:
+        ids = [f"job-{n}" for n in range(5_000)]
+        for n in range(0, len(ids), 1_000):
+            await send(store, *ids[n : n + 1_000], number=n + 1)
+        looking = asyncio.create_task(store._here().jobs.views(ids * 20))
+        ends_at = time.monotonic() + 20
+        while await asyncio.to_thread(server.ask, "SCRIPT", "KILL") != b"+OK":
+            assert time.monotonic() < ends_at
+            assert not looking.done(), "the script ended before it could be killed"
+        with pytest.raises(StoreUnavailable, match="killed by user"):
+            await looking
+        assert len(await store.jobs(limit=10_000)) == len(ids)

@@ -21,6 +21,7 @@ from culm.store import FullStore, LeaseState, WorkerInfo
 log = logging.getLogger("culm.worker")
 
 AT_ONCE = 2_000  # leases of one extension
+AGAIN_MS = 1_000  # until the next try when the store did not answer: when it is back, leases may be near their end
 
 
 class Body(Protocol):
@@ -39,6 +40,7 @@ async def beat(body: Body, store: FullStore, *, every_ms: int, lease_ms: int, pa
     """Beat every `every_ms` until `pause` says to stop."""
     stuck = False
     while True:
+        wait_ms = every_ms
         if body.is_stuck():
             if not stuck:
                 log.error("heart.stopped: the worker's loop is blocked; its leases run out, others will take its jobs")
@@ -53,7 +55,8 @@ async def beat(body: Body, store: FullStore, *, every_ms: int, lease_ms: int, pa
                     body.leases_are(part, await store.extend(part, for_ms=lease_ms))
             except StoreError as e:
                 log.warning("heart.failed: %s", e)
-        if not await pause(every_ms / 1000):
+                wait_ms = min(every_ms, AGAIN_MS)
+        if not await pause(wait_ms / 1000):
             return
 
 

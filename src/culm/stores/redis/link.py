@@ -25,7 +25,7 @@ from culm.stores.redis.wire import Word
 
 CONNECT_S = 5.0
 REPLY_S = 5.0  # without any reply: the connection is taken for dead
-COUNT_S = 10.0  # how often it is asked how many clients the server has
+COUNT_S = 10.0  # how often it is asked how many clients the server has; the first time a second after it was met
 GRACE_S = 2.0  # how much later than asked for a wait may end
 MOST_SPARE = 4
 
@@ -133,7 +133,7 @@ class Link:
             except BaseException:
                 connection.close()
                 raise
-            self._main, self._counted_at = connection, self.loop.time()
+            self._main, self._counted_at = connection, 0.0
             self._pace.met(number=server.client, clients=server.clients)
             self._connected(server)
             return connection

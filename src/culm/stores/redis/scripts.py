@@ -9,18 +9,19 @@ _BASE = ("base",)
 _TELL = ("base", "tell")
 _ROWS = ("base", "tell", "rows")
 _SCOPES = ("base", "tell", "rows", "scopes")
+_ALIVE = "alive"
 
 _NEEDS = {
     "arm": _BASE,
-    "claim": _SCOPES,
+    "claim": (*_SCOPES, _ALIVE),
     "commit": _SCOPES,
     "counts": _BASE,
     "discard": _BASE,
-    "extend": _ROWS,
+    "extend": (*_ROWS, _ALIVE),
     "finish": _TELL,
     "look": _BASE,
     "purge": _SCOPES,
-    "register": _BASE,
+    "register": (*_BASE, _ALIVE),
     "replay": _SCOPES,
     "send": _BASE,
     "sweep": _ROWS,

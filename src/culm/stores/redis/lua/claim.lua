@@ -205,7 +205,9 @@ if known and (tonumber(string.match(known, '([^/]*)$')) or 0) > (tonumber(number
 end
 despite_full_memory()
 local queues = open_queues()
-overdue(queues)
+if not in_grace(for_ms) then
+    overdue(queues)
+end
 local groups = groups_of(queues)
 for _, lanes in ipairs(groups) do
     local want = limit - #taken

@@ -1,6 +1,7 @@
 -- Move the ends of leases. ARGV: now, for_ms, then (id, lease) each -> a letter each: h held, l lost, c cancelled
 local answers, ids = {}, {}
 despite_full_memory()
+in_grace(ARGV[2])
 for i = 3, #ARGV, 2 do
     ids[#ids + 1] = ARGV[i]
 end
