@@ -96,8 +96,7 @@ class Redis:
 
     def states(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for key in self._server.read("KEYS", f"{self._prefix.replace('{', '[{]')}j:*"):
-            job_id = key.decode().removeprefix(self._prefix + "j:")
-            outcome = self._server.read("GETRANGE", f"{self._prefix}o:{job_id}", "0", "1").decode()
-            found[job_id] = STATES[int(outcome[1])] if outcome.startswith("F") else "unfinished"
+        for job_id in self._server.read("HKEYS", self._prefix + "jobs"):
+            outcome = (self._server.read("HGET", self._prefix + "outcomes", job_id.decode()) or b"").decode(errors="replace")
+            found[job_id.decode()] = STATES[int(outcome[1])] if outcome.startswith("F") else "unfinished"
         return found

@@ -53,9 +53,8 @@ class Served:
 @asynccontextmanager
 async def served(url: str, *, concurrency: int) -> AsyncIterator[Served]:
     it = Served(url)
-    async with it.app, it.other:
-        async with it.app.worker(concurrency=concurrency, **SHORT), it.other.worker(concurrency=concurrency, **SHORT):
-            yield it
+    async with it.app, it.other, it.app.worker(concurrency=concurrency, **SHORT), it.other.worker(concurrency=concurrency, **SHORT):
+        yield it
 
 
 def ledger(server: RedisServer, url: str) -> Counter[str]:

@@ -31,7 +31,7 @@ def outcome(found: Found) -> Ended | Pending | Absent:
 def view(now: int, row: Sequence[bytes]) -> JobView:
     job_id, record, held, state_text, stored, until = row
     head = Head(record)
-    due, sent, lease = head.due, head.sent, held[1:].decode()
+    due, sent, lease = head.due, head.sent, held[1:].partition(b"\n")[0].decode()
     attempt, expiries = (1, 0) if held else (0, 0)
     last: Outcome | None = decode_outcome(stored[stored.index(b"\n") + 1 :]) if stored else None
     state: State = "leased" if held else "open"
@@ -121,7 +121,7 @@ class Jobs:
             ids.update(await self._scan("SSCAN", self._prefix + "dead", 1))
         if state is None or state in ("succeeded", "cancelled", "expired"):
             ids.update(await self._scan("ZSCAN", self._prefix + "expire", 2))
-        return [job_id.decode() for job_id in ids]
+        return [job_id.decode() for job_id in ids if job_id]  # `held` has a field without a name
 
     async def _scan(self, command: str, key: str, step: int) -> list[bytes]:
         cursor, found = b"0", list[bytes]()

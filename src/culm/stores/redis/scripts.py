@@ -6,9 +6,9 @@ import hashlib
 from importlib.resources import files
 
 _BASE = ("base",)
-_TELL = ("base", "tell")
-_ROWS = ("base", "tell", "rows")
-_SCOPES = ("base", "tell", "rows", "scopes")
+_TELL = ("base", "tell", "leases")
+_ROWS = (*_TELL, "rows")
+_SCOPES = (*_ROWS, "scopes")
 _ALIVE = "alive"
 
 _NEEDS = {

@@ -20,7 +20,7 @@ import msgspec
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError
-from culm.job import Delivery, as_delivered
+from culm.job import Delivery
 from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
 from culm.stores.redis import reads, wire
 from culm.stores.redis.address import Address
@@ -29,8 +29,9 @@ from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.outcomes import Outcomes
+from culm.stores.redis.records import stored_jobs
 from culm.stores.redis.server import Server
-from culm.stores.redis.wire import Leases, Place, Word
+from culm.stores.redis.wire import Leases, Word
 
 log = logging.getLogger("culm.redis")
 
@@ -113,7 +114,7 @@ class RedisStore:
         letters: bytes | int = 0
         if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
             letters = await self._run("finish", client, number, *words)
-        elif (words := wire.sending(commits, self._prefix)) is not None:
+        elif (words := wire.sending(commits)) is not None:
             letters = await self._run("send", client, number, *words)
         if not isinstance(letters, bytes):
             letters = await self._run("commit", client, number, *wire.anything(commits, self._ledger))
@@ -122,22 +123,19 @@ class RedisStore:
         return wire.answers(letters)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
-        reply = await self._run("claim", lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues))
-        moment, next_ms, ids, records, special = reply
-        now, deliveries, places = int(moment), list[Delivery](), dict[str, Place]()
-        for name, record in zip(ids, records, strict=True):
-            job_id = name.decode()
-            job, broken = as_delivered(record[int(record[31:37], 16) :], job_id=job_id, queue="")
-            deliveries.append(Delivery(job, lease, 1, 0, 1, now - int(record[:15]), broken))
-            places[job_id] = (job.queue, record[15:31])
+        moment, next_ms, ids, blob, special = await self._run("claim", lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues))
+        if not ids:
+            return Claimed([], int(next_ms) if next_ms else None)
+        names, now = ids.decode().split("\n"), int(moment)
+        found = stored_jobs(names, blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names))
+        deliveries = [Delivery(job, lease, 1, 0, 1, now - sent, broken) for job, sent, broken in found]
+        known = {d.job.id: d.job.queue for d in deliveries}
         for at in range(0, len(special), 5):
-            place, attempt, expiries, fence = (int(n) for n in special[at : at + 4])
+            place, attempt, expiries, fence, sent = (int(n) for n in special[at : at + 5])
             d = deliveries[place - 1]
-            age_ms = now - int(special[at + 4])
-            deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, age_ms, d.broken)
-            places.pop(d.job.id, None)
-        if places:
-            self._leases.learn(lease, places)
+            deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, now - sent, d.broken)
+            known.pop(d.job.id, None)
+        self._leases.learn(lease, known, len(names))
         return Claimed(deliveries, int(next_ms) if next_ms else None)
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -6,16 +6,19 @@ one of them is not as plain as it looked, it writes nothing, and the same batch 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
 from culm.commit import Commit, Committed
-from culm.outcome import DEAD, ENDINGS, FINAL, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
-from culm.stores.redis.records import MAX_PLACES, tail
+from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
+from culm.stores.redis.records import LARGE, MAX_PLACES, tail
 
 Word: TypeAlias = bytes | str | int
 
 KIND: dict[type[Outcome], int] = {**{kind: n for n, kind in enumerate(ENDINGS, 1)}, Retried: 6, Snoozed: 7, Suspended: 8, Released: 9}
+_FINAL_KIND: dict[type[Outcome | None], int] = {kind: n for n, kind in enumerate(ENDINGS, 1)}
+_DEAD_KINDS = frozenset(n for n, kind in enumerate(ENDINGS, 1) if kind in DEAD)
 _ANSWERS: dict[int, Committed] = {ord("a"): "applied", ord("l"): "lease_lost", ord("c"): "conflict"}
 
 
@@ -25,40 +28,37 @@ def answers(letters: bytes) -> list[Committed]:
     return [_ANSWERS[letter] for letter in letters]
 
 
-Place: TypeAlias = tuple[str, bytes]  # of a job that is held: its queue, its `n`
-
-
 class Leases:
-    """What this process claimed, as far as a plain end needs it."""
+    """What this process claimed, as far as a plain end needs it: in which queue each job lies."""
 
     def __init__(self) -> None:
-        self._places: dict[str, dict[str, Place]] = {}  # lease -> job id
+        self._queues: dict[str, dict[str, str]] = {}  # lease -> job id
+        self._left: dict[str, int] = {}  # lease -> how many have not ended
 
-    def learn(self, lease: str, places: dict[str, Place]) -> None:
-        self._places[lease] = places
+    def learn(self, lease: str, queues: dict[str, str], granted: int) -> None:
+        self._queues[lease] = queues
+        self._left[lease] = granted
 
-    def under(self, lease: str) -> dict[str, Place]:
-        return self._places.get(lease, {})
+    def under(self, lease: str) -> dict[str, str]:
+        return self._queues.get(lease, {})
 
     def forget(self, commits: Sequence[Commit]) -> None:
-        """These attempts ended, or are another's."""
-        places = self._places
-        for commit in commits:
-            fence = commit.fence
-            if fence is not None and commit.outcome is not None and (known := places.get(fence.lease)) is not None:
-                known.pop(fence.job_id, None)
-                if not known:
-                    del places[fence.lease]
+        """These attempts ended, or are another's. A lease goes with its last; one too soon costs only the columns."""
+        for lease, ended in Counter([c.fence.lease for c in commits if c.fence is not None and c.outcome is not None]).items():
+            left = self._left.pop(lease, 0) - ended
+            if left > 0:
+                self._left[lease] = left
+            else:
+                self._queues.pop(lease, None)
 
 
 class _Group:
     """Ends of one lease in one queue: either all are kept, or none is."""
 
-    __slots__ = ("ids", "keeps", "ns", "values")
+    __slots__ = ("ids", "keeps", "values")
 
     def __init__(self) -> None:
         self.ids: list[Word] = []
-        self.ns: list[Word] = []
         self.keeps: list[Word] = []
         self.values: list[Word] = []
 
@@ -66,60 +66,59 @@ class _Group:
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
     groups: dict[tuple[str, str, bool], _Group] = {}
-    lease, known = "", dict[str, Place]()
+    lease, queue, gone, known, group = "", "", False, dict[str, str](), _Group()
     for c in commits:
         fence, outcome = c.fence, c.outcome
-        if fence is None or c.send or c.emit or c.triggers or c.records or c.cancel or not isinstance(outcome, FINAL):
+        kind = _FINAL_KIND.get(type(outcome))
+        if fence is None or kind is None or c.send or c.emit or c.triggers or c.records or c.cancel:
             return None
-        if fence.lease != lease:
+        job_id = fence.job_id
+        new = fence.lease != lease
+        if new:
             lease = fence.lease
             known = leases.under(lease)
-        place = known.get(fence.job_id)
+        place = known.get(job_id)
         if place is None:
             return None
-        buried = type(outcome) in DEAD
-        gone = not c.keep_ms and not buried
-        key = (lease, place[0], gone)
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = _Group()
-        group.ids.append(fence.job_id)
-        group.ns.append(place[1])
+        vanishes = not c.keep_ms and kind not in _DEAD_KINDS
+        if new or vanishes is not gone or place != queue:
+            queue, gone = place, vanishes
+            group = groups.setdefault((lease, queue, gone), _Group())
+        group.ids.append(job_id)
         if not gone:
-            group.keeps.append("" if buried else c.keep_ms)
-            group.values.append(b"F%d 1 0 1 0\n%b" % (KIND[type(outcome)], encode_outcome(outcome)))
+            group.keeps.append("" if kind in _DEAD_KINDS else c.keep_ms)
+            group.values.append(b"F%d 1 0 1 0\n%b" % (kind, encode_outcome(outcome)))
     words: list[Word] = [ledger, len(commits)]
-    for (of, queue, gone), group in groups.items():
-        if len(set(group.ids)) < len(group.ids):
+    for (of, name, all_gone), some in groups.items():
+        if len(set(some.ids)) < len(some.ids):
             return None
-        words += (of, queue, "1" if gone else "", len(group.ids), *group.ids, *group.ns, *group.keeps, *group.values)
+        words += (of, name, "1" if all_gone else "", len(some.ids), *some.ids, *some.keeps, *some.values)
     return words
 
 
-def sending(commits: Sequence[Commit], prefix: str) -> list[Word] | None:
+def sending(commits: Sequence[Commit]) -> list[Word] | None:
     """The words of send.lua behind the batch's number; None: they do not all send new roots."""
-    ids: list[Word] = []
-    keys: list[Word] = []
-    tails: list[Word] = []
-    lanes: dict[tuple[str, int], list[Word]] = {}
+    groups: dict[tuple[str, int, int | None, int], list[tuple[str, bytes]]] = {}
+    n = 0
     for c in commits:
         if c.fence is not None or c.emit or c.triggers or c.records or c.cancel:
             return None
         for job in c.send:
-            if "~" in job.id or job.topic:
+            record = tail(job, f"{n:04x}")
+            n += 1
+            if "~" in job.id or job.topic or len(record) >= LARGE:
                 return None
-            place = len(ids)
-            ids.append(job.id)
-            keys.append(f"{prefix}j:{job.id}")
-            tails.append(tail(job, place))
-            after = "-" if job.after_ms is None else job.after_ms
-            lanes.setdefault((job.queue, job.priority), []).extend((after, job.at_ms or 0, f"{place:04x}{job.id}"))
-    if not ids or len(ids) > MAX_PLACES or len(set(ids)) < len(ids):
+            key = (job.queue, job.priority, job.after_ms, job.at_ms or 0)
+            if (group := groups.get(key)) is None:
+                group = groups[key] = []
+            group.append((job.id, record))
+    jobs = [job for group in groups.values() for job in group]
+    ids = [job_id for job_id, _ in jobs]
+    if not ids or n > MAX_PLACES or len(set(ids)) < n:
         return None
-    words: list[Word] = [len(commits), len(ids), *keys, *tails, len(lanes)]
-    for (queue, priority), entries in lanes.items():
-        words += (f"{priority}{queue}", queue, len(entries) // 3, *entries)
-    words += ids
+    words: list[Word] = [len(commits), n, *ids, *[record for _, record in jobs]]
+    for (queue, priority, after, at), group in groups.items():
+        words += (f"{priority}{queue}", queue, "-" if after is None else after, at, len(group))
     return words
 
 

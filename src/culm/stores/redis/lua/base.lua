@@ -1,8 +1,12 @@
 -- What every script begins with. KEYS[1] the namespace's prefix, ARGV[1] now in ms ('': the server's clock). The keys: docs/redis.md.
 local call, P = redis.call, KEYS[1]
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
-local WAITS, TOMBS, PAUSED = P .. 'waits', P .. 'tombs', P .. 'paused'
+local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
+local LARGE = P .. 'large'
+local RECORD, HEAD_FROM = '\147\217\31', 38 -- how a record begins, and where its head does: records.py
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
+-- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
+local LISTLESS, ROOMY = '', string.rep('-', 256)
 local ANSWERS_MS = 86400000 -- a client or claimer that is silent for longer cannot ask for its last answer again
 
 local now = tonumber(ARGV[1])
@@ -30,6 +34,12 @@ local function ask(command, key, list, from, to)
         end
     end
     return found
+end
+
+local function forget(id)
+    call('HDEL', JOBS, id)
+    call('HDEL', LARGE, id)
+    call('HDEL', OUTCOMES, id)
 end
 
 local function ring(queue)

@@ -1,9 +1,11 @@
 -- Lease due jobs. ARGV: now, lease, limit, for_ms, order ('priority' or 'age'), ledger, queues...
--- -> now, ms until the next is due ('' if none is known), ids, records, and of the special ones:
---    place, attempt, expiries, fence, sent
+-- -> now, ms until the next is due ('' if none is known), ids (a line each), their records ('': ask for them; each text that passes a
+--    script costs by its length), and of the special ones: place, attempt, expiries, fence, sent
 local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'age'
 ledger = ARGV[6] == '1'
-local taken, records, special = {}, {}, {} -- `taken`: ids
+local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 8, 200 -- of one claim; records in the answer; leases that ran out, of one queue
+local taken, special, size, full = {}, {}, 0, false -- `taken`: ids
+local lines, lines_of = nil, 0 -- the first so many of these as one text
 
 local function add_special(row)
     local at = #special
@@ -12,20 +14,21 @@ local function add_special(row)
 end
 
 local function add(row)
-    taken[#taken + 1], records[#records + 1] = row.id, call('GET', P .. 'j:' .. row.id)
+    taken[#taken + 1] = row.id
     add_special(row)
 end
 
 local function answer(next_ms)
-    return { string.format('%.0f', now), next_ms, taken, records, special }
+    local records = #taken > 0 and #taken <= MOST_INLINE and size == 0 and call('HMGET', JOBS, unpack(taken))
+    local ids = lines and lines_of == #taken and lines or table.concat(taken, '\n')
+    return { string.format('%.0f', now), next_ms, ids, records or '', special }
 end
 
 -- What the lease holds: its reply was lost.
 local function repeated()
-    local held = call('HGETALL', HELD)
-    for i = 1, #held, 2 do
-        if string.sub(held[i + 1], 2) == lease then
-            add(row_of(held[i]))
+    for i = 7, #ARGV do
+        for _, id in ipairs((still_held(lease, ARGV[i]))) do
+            add(row_of(id))
         end
     end
     return answer('0')
@@ -35,50 +38,75 @@ local function sooner(a, b)
     return a[1] < b[1] or a[1] == b[1] and a[2] < b[2]
 end
 
+-- Of a lease that may be overdue: what is, and when the first of the others will be.
+local function overdue_under(old, queue, bound, found)
+    local ids, rest = still_held(old, queue), INF
+    for i, own in ipairs(ask('HMGET', P .. 'x:' .. queue, ids, 1, #ids)) do
+        local ends = tonumber(own or bound)
+        if ends <= now then
+            local row = row_of(ids[i])
+            found[#found + 1] = { ends, row.n, row, old }
+        else
+            rest = math.min(rest, ends)
+        end
+    end
+    return rest
+end
+
 -- Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now.
 local function overdue(queues)
-    local found = {}
+    local found, looked, mine, left = {}, {}, {}, {}
     for _, queue in ipairs(queues) do
-        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 5000)
+        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, MOST_LEASES)
         for i = 1, #some, 2 do
-            found[#found + 1] = { tonumber(some[i + 1]), some[i] }
+            looked[#looked + 1] = { some[i], queue, overdue_under(some[i], queue, some[i + 1], found) }
         end
     end
     table.sort(found, sooner)
     for _, entry in ipairs(found) do
-        local row = row_of(string.sub(entry[2], 17))
+        local row, old = entry[3], entry[4]
         if row.cancelled == 1 then
-            local was = row.lease
             let_go(row)
-            finish(row, 3, CANCELLED, row.keep, was)
+            finish(row, 3, CANCELLED, row.keep, old)
         elseif #taken < limit then
             let_go(row)
             row.expiries, row.fence, row.special = row.expiries + 1, row.fence + 1, true
             save(row)
-            call('HSET', HELD, row.id, '*' .. lease)
-            call('ZADD', P .. 'u:' .. row.queue, now + for_ms, entry[2])
+            call('HSET', HELD, row.id, holder('*', lease, row.queue))
+            mine[row.queue] = mine[row.queue] or {}
+            table.insert(mine[row.queue], row.id)
             add(row)
+        else
+            left[old .. '\n' .. row.queue] = true
         end
+    end
+    for _, entry in ipairs(looked) do
+        local old, queue, rest = entry[1], entry[2], entry[3]
+        if not left[old .. '\n' .. queue] and call('ZSCORE', P .. 'u:' .. queue, old) then
+            call('ZADD', P .. 'u:' .. queue, rest, old)
+        end
+    end
+    for queue, ids in pairs(mine) do
+        hold(lease, queue, ids, 1, #ids, now + for_ms)
     end
 end
 
-local function fetch(ids)
-    local keys, record = {}, P .. 'j:'
-    for i = 1, #ids do
-        keys[i] = record .. ids[i]
+-- The ids of these members, in their order, as many as a claim may carry. Only large records are counted: `large` knows them.
+local function ids_of(some)
+    local ids = {}
+    for i = 1, #some do
+        ids[i] = string.sub(some[i], 17)
     end
-    local found = {}
-    for i = 1, #keys, CHUNK do
-        local some = call('MGET', unpack(keys, i, math.min(i + CHUNK - 1, #keys)))
-        if i == 1 then
-            found = some
-        else
-            for j = 1, #some do
-                found[i + j - 1] = some[j]
+    if call('EXISTS', LARGE) == 1 then
+        for i, bytes in ipairs(ask('HMGET', LARGE, ids, 1, #ids)) do
+            size = size + (bytes or 0)
+            if size > MOST_BYTES and #taken + i > 1 then
+                full = true
+                return { unpack(ids, 1, i - 1) }
             end
         end
     end
-    return found
+    return ids
 end
 
 -- A job that has a state: claimed before, or in a scope, or released.
@@ -88,62 +116,58 @@ local function grant_special(id, state)
     row.attempt, row.fence = row.attempt + 1, row.fence + 1
     save(row)
     add_special(row)
-    return '*' .. lease
 end
 
--- Jobs that left their lanes become held, in this order. `queue_of` says where each was; a text: all were there.
-local function grant(some, queue_of)
-    local ids, held, untils, h, plain = {}, {}, {}, 0, '.' .. lease
-    local ends, single = string.format('%.0f', now + for_ms), type(queue_of) == 'string'
-    for i = 1, #some do
-        ids[i] = string.sub(some[i], 17)
-    end
-    local states = call('EXISTS', STATE) == 1 and ask('HMGET', STATE, ids, 1, #ids)
-    local found, t = fetch(ids), #taken
-    for i = 1, #some do
-        if found[i] then -- else somebody deleted it behind our back: it is no job any more
-            local queue = single and queue_of or queue_of[i]
-            local list = untils[queue] or { size = 0 }
-            untils[queue], t = list, t + 1
-            taken[t], records[t] = ids[i], found[i]
-            held[h + 1], held[h + 2] = ids[i], states and states[i] and grant_special(ids[i], states[i]) or plain
-            list[list.size + 1], list[list.size + 2] = ends, some[i]
-            h, list.size = h + 2, list.size + 2
+-- Jobs of one queue that left their lanes become held, in this order.
+local function grant(ids, queue, from, to)
+    local held, h, plain = { LISTLESS, ROOMY }, 2, holder('.', lease, queue)
+    local states = call('EXISTS', STATE) == 1 and ask('HMGET', STATE, ids, from, to)
+    for i = from, to do
+        held[h + 1], held[h + 2], h = ids[i], plain, h + 2
+        taken[#taken + 1] = ids[i]
+        if states and states[i - from + 1] then
+            held[h] = holder('*', lease, queue)
+            grant_special(ids[i], states[i - from + 1])
         end
     end
     many('HSET', HELD, held, 1, h)
-    for queue, list in pairs(untils) do
-        many('ZADD', P .. 'u:' .. queue, list, 1, list.size)
-    end
+    return hold(lease, queue, ids, from, to, now + for_ms)
 end
 
 local function take_from_one(lane, want)
     local some = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want)
     if #some > 0 then
-        call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, #some - 1)
-        grant(some, string.sub(lane, 2))
+        local ids, first = ids_of(some), #taken == 0
+        call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, #ids - 1)
+        local text = grant(ids, string.sub(lane, 2), 1, #ids)
+        lines, lines_of = first and text or nil, #taken
     end
 end
 
 -- The oldest due of several lanes.
 local function take_from_several(lanes, want)
-    local found, some, queue_of, from = {}, {}, {}, {}
+    local all, some, from = {}, {}, {}
     for _, lane in ipairs(lanes) do
         local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
         for i = 1, #due, 2 do
-            found[#found + 1] = { tonumber(due[i + 1]), due[i], lane }
+            all[#all + 1] = { tonumber(due[i + 1]), due[i], lane }
         end
     end
-    table.sort(found, sooner)
-    for i = 1, math.min(want, #found) do
-        some[i], queue_of[i] = found[i][2], string.sub(found[i][3], 2)
-        from[found[i][3]] = (from[found[i][3]] or 0) + 1
+    table.sort(all, sooner)
+    for i = 1, math.min(want, #all) do
+        some[i] = all[i][2]
+    end
+    local ids, start = ids_of(some), 1
+    for i = 1, #ids do
+        local lane, following = all[i][3], all[i + 1] and all[i + 1][3]
+        from[lane] = (from[lane] or 0) + 1
+        if i == #ids or string.sub(following, 2) ~= string.sub(lane, 2) then -- a run of one queue
+            grant(ids, string.sub(lane, 2), start, i)
+            start = i + 1
+        end
     end
     for lane, count in pairs(from) do
         call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, count - 1)
-    end
-    if #some > 0 then
-        grant(some, queue_of)
     end
 end
 
@@ -211,7 +235,7 @@ end
 local groups = groups_of(queues)
 for _, lanes in ipairs(groups) do
     local want = limit - #taken
-    if want > 0 then
+    if want > 0 and not full then
         if #lanes == 1 then
             take_from_one(lanes[1], want)
         else

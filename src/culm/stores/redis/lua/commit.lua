@@ -69,7 +69,7 @@ local function conflicts(c)
         end
     end
     for _, trigger in ipairs(c.triggers) do
-        if not coming[trigger.id] and call('EXISTS', P .. 'j:' .. trigger.id) == 0 then
+        if not coming[trigger.id] and call('HEXISTS', JOBS, trigger.id) == 0 then
             return true
         end
     end
@@ -97,20 +97,23 @@ local function end_attempt(row, c)
         return finish(row, 3, CANCELLED, row.keep, lease)
     end
     row.again = 0
-    call('SET', P .. 'o:' .. row.id, 'L' .. kind .. '\n' .. c.outcome)
+    call('HSET', OUTCOMES, row.id, 'L' .. kind .. '\n' .. c.outcome)
     open_at(row, due)
     save(row)
 end
 
 local function send(job)
     local id = job.id
-    if call('EXISTS', P .. 'j:' .. id) == 1 then
+    if call('HEXISTS', JOBS, id) == 1 then
         return
     end
-    local head = string.format('%015.0f%012x', now, call('INCR', P .. 'n'))
-    call('SET', P .. 'j:' .. id, head .. job.tail)
+    local record = RECORD .. string.format('%015.0f%012x', now, call('INCR', P .. 'n')) .. job.tail
+    call('HSET', JOBS, id, record)
+    if #record >= 32000 then -- records.py: LARGE
+        call('HSET', LARGE, id, #record)
+    end
     local entered, buried = enter(id, job.topic), call('ZSCORE', TOMBS, id)
-    local row = { id = id, n = string.sub(head, 16) .. string.sub(job.tail, 1, 4), sent = now, topic = job.topic, queue = job.queue,
+    local row = { id = id, n = string.sub(record, 19, 34), sent = now, topic = job.topic, queue = job.queue,
         lane = job.priority .. job.queue, attempt = 0, expiries = 0, fence = 0, again = 0, cancelled = 0 }
     if buried then
         return finish(row, 3, BEFORE, job.keep, '')
@@ -144,7 +147,7 @@ end
 local function apply(c)
     local held = c.id ~= '' and call('HGET', HELD, c.id)
     if c.lease ~= '' or c.id ~= '' then
-        if not held or c.lease == '' or string.sub(held, 2) ~= c.lease then
+        if not held or c.lease == '' or lease_in(held) ~= c.lease then
             return 'l'
         end
     end

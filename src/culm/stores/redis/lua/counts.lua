@@ -15,7 +15,10 @@ for _, queue in ipairs(call('SMEMBERS', PAUSED)) do
     queues[queue].paused = true
 end
 for queue, q in pairs(queues) do
-    local leased = call('ZCARD', P .. 'u:' .. queue)
+    local leased = 0
+    for _, count in ipairs(call('HVALS', P .. 'k:' .. queue)) do
+        leased = leased + count
+    end
     if q.paused or q.ready + q.delayed + q.waiting + leased > 0 then
         answers[#answers + 1] = { queue, q.paused and 1 or 0, q.ready, q.delayed, q.waiting, leased,
             q.ready > 0 and string.format('%.0f', now - q.oldest) or '' }

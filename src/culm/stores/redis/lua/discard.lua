@@ -2,7 +2,7 @@
 local discarded = 0
 for i = 2, #ARGV do
     if call('SREM', DEAD, ARGV[i]) == 1 then
-        call('UNLINK', P .. 'j:' .. ARGV[i], P .. 'o:' .. ARGV[i])
+        forget(ARGV[i])
         discarded = discarded + 1
     end
 end

@@ -3,10 +3,10 @@
 local channel, answers = ARGV[2], {}
 for i = 3, #ARGV do
     local id = ARGV[i]
-    local outcome = call('GET', P .. 'o:' .. id)
+    local outcome = call('HGET', OUTCOMES, id)
     if outcome and string.sub(outcome, 1, 1) == 'F' then
         answers[i - 2] = outcome
-    elseif call('EXISTS', P .. 'j:' .. id) == 0 then
+    elseif call('HEXISTS', JOBS, id) == 0 then
         answers[i - 2] = 0
     else
         answers[i - 2] = 1

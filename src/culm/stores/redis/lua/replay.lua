@@ -3,12 +3,12 @@ local replayed = 0
 for i = 2, #ARGV do
     local id = ARGV[i]
     if call('SISMEMBER', DEAD, id) == 1 then
-        local row, outcome = head_of(id), call('GET', P .. 'o:' .. id)
+        local row, outcome = head_of(id), call('HGET', OUTCOMES, id)
         call('SREM', DEAD, id)
         if row and outcome then
             local kind, fence, ended = string.match(outcome, '^F(%d) %d+ %d+ (%d+) %d+\n()')
             row.fence, row.sent, row.due = tonumber(fence), now, now
-            call('SET', P .. 'o:' .. id, 'L' .. kind .. '\n' .. string.sub(outcome, ended))
+            call('HSET', OUTCOMES, id, 'L' .. kind .. '\n' .. string.sub(outcome, ended))
             enter(id, row.topic)
             open_at(row, now)
             save(row)

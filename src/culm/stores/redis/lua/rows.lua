@@ -3,6 +3,7 @@
 -- A row without an entry in `state` is plain: what its record and its lease say is all there is, and `finish.lua` may end it.
 -- Entering a scope, any outcome but an end, a flag, a release, a lease that ran out: each makes an entry, and the row special.
 local told_queues = {}
+local BROKEN = RECORD .. string.rep('0', HEAD_FROM) -- stands for a record that is none: whoever claims it makes a dead letter of it
 
 local function event_key(kind, scope, topic)
     return P .. kind .. #scope .. ':' .. scope .. topic
@@ -12,24 +13,29 @@ local function root_of(id)
     return string.match(id, '^[^~]*')
 end
 
+-- Where its body begins.
+local function body_of(record)
+    return HEAD_FROM + (string.byte(record, 36) or 0) * 256 + (string.byte(record, 37) or 0)
+end
+
 -- The head of a record (records.py writes it), as far as a row needs it; nil: there is no such job.
 local function head_of(id)
-    local text = call('GETRANGE', P .. 'j:' .. id, 0, 511)
-    if text == '' then
+    local record = call('HGET', JOBS, id)
+    if not record then
         return nil
     end
-    local body = tonumber(string.sub(text, 32, 37), 16)
-    if body > #text then
-        text = call('GETRANGE', P .. 'j:' .. id, 0, body - 1)
-    end
     local after, at, priority, keep, queue, task, topic, first =
-        string.match(text, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()', 38)
+        string.match(record, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()', HEAD_FROM)
+    if not first then
+        record, first = BROKEN, #BROKEN
+        after, at, priority, keep, queue, task, topic = '0', '0', '0', '0', '0', '0', '0'
+    end
     queue, task, topic = tonumber(queue), tonumber(task), tonumber(topic)
-    local row = { id = id, n = string.sub(text, 16, 31), sent = tonumber(string.sub(text, 1, 15)), keep = tonumber(keep) }
+    local row = { id = id, n = string.sub(record, 19, 34), sent = tonumber(string.sub(record, 4, 18)), keep = tonumber(keep) }
     row.due = after == '-' and INF or math.max(row.sent + after, tonumber(at))
-    row.queue = string.sub(text, first, first + queue - 1)
-    row.task = string.sub(text, first + queue, first + queue + task - 1)
-    row.topic = string.sub(text, first + queue + task, first + queue + task + topic - 1)
+    row.queue = string.sub(record, first, first + queue - 1)
+    row.task = string.sub(record, first + queue, first + queue + task - 1)
+    row.topic = string.sub(record, first + queue + task, first + queue + task + topic - 1)
     row.lane = priority .. row.queue
     row.attempt, row.expiries, row.fence, row.again, row.cancelled = 0, 0, 0, 0, 0
     return row
@@ -42,6 +48,10 @@ local function read_state(row, state)
     row.special = true
 end
 
+local function is_cancelled(state)
+    return string.match(state, '^%S+ %S+ %S+ %S+ (%S+)') == '1'
+end
+
 -- The row; nil: there is no such job. `due` of a leased one is what it was due before its first claim.
 local function row_of(id)
     local row = head_of(id)
@@ -50,9 +60,9 @@ local function row_of(id)
     end
     local held, state = call('HGET', HELD, id), call('HGET', STATE, id)
     if held then
-        row.lease = string.sub(held, 2)
+        row.lease, row.queue = lease_in(held), queue_in(held)
         row.attempt, row.fence = 1, 1
-    elseif call('GETRANGE', P .. 'o:' .. id, 0, 0) == 'F' then
+    elseif string.sub(call('HGET', OUTCOMES, id) or '', 1, 1) == 'F' then
         row.finished = true
     end
     if state then
@@ -65,7 +75,7 @@ local function save(row)
     local text = string.format('%d %d %d %d %d %.0f %.0f', row.attempt, row.expiries, row.fence, row.again, row.cancelled, row.due, row.sent)
     call('HSET', STATE, row.id, text)
     if row.lease and not row.special then
-        call('HSET', HELD, row.id, '*' .. row.lease)
+        call('HSET', HELD, row.id, holder('*', row.lease, row.queue))
     end
     row.special = true
 end
@@ -81,7 +91,7 @@ end
 
 local function let_go(row)
     call('HDEL', HELD, row.id)
-    call('ZREM', P .. 'u:' .. row.queue, row.n .. row.id)
+    forget_held(row.lease, row.queue, 1, { row.id }, 1, 1)
     row.lease = nil
 end
 

@@ -118,14 +118,14 @@ local function finish(row, kind, outcome, keep, lease)
     call('HDEL', STATE, id)
     if kind == 2 or kind == 5 or keep > 0 then
         value = string.format('F%d %d %d %d %.0f\n', kind, row.attempt, row.expiries, row.fence, row.sent) .. outcome
-        call('SET', P .. 'o:' .. id, value)
+        call('HSET', OUTCOMES, id, value)
         if kind == 2 or kind == 5 then
             call('SADD', DEAD, id)
         else
             call('ZADD', EXPIRE, now + keep, id)
         end
     else
-        call('UNLINK', P .. 'j:' .. id, P .. 'o:' .. id)
+        forget(id)
     end
     if ledger then
         call('RPUSH', P .. 'ledger', id .. '\n' .. lease)

@@ -1,6 +1,6 @@
 -- A batch of new plain roots, in columns; all of them are answered `applied`.
--- ARGV: now, client, number, commits, jobs (n), keys of their records (n), tails of these (n), then lane by lane: lane, its queue,
--- how many jobs, each its due as (after, at, index and id); how many lanes precedes. Ids (n) last.
+-- ARGV: now, client, number, commits, jobs (n), their ids (n), tails of their records (n), then for each group of these, in that order:
+-- lane, its queue, due after ('-': a release), due at, how many
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
 local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
 local known = call('GET', client)
@@ -11,7 +11,7 @@ end
 
 local function none(command, key)
     if call('EXISTS', key) == 1 then
-        for _, found in ipairs(ask(command, key, ARGV, #ARGV - n + 1, #ARGV)) do
+        for _, found in ipairs(ask(command, key, ARGV, 6, 5 + n)) do
             if found then
                 return false
             end
@@ -20,40 +20,28 @@ local function none(command, key)
     return true
 end
 
-for i = 6, 5 + n, CHUNK do
-    if call('EXISTS', unpack(ARGV, i, math.min(i + CHUNK - 1, 5 + n))) > 0 then
-        return 0
-    end
-end
-if not none('ZMSCORE', TOMBS) or not none('ZMSCORE', SCOPES) then
+if not (none('HMGET', JOBS) and none('ZMSCORE', TOMBS) and none('ZMSCORE', SCOPES)) then
     return 0
 end
 -- Every check is done: from here on, all of it happens.
 local seq = string.format('%012x', call('INCR', P .. 'n'))
-local head, records, at_once = string.format('%015.0f', now) .. seq, {}, string.format('%.0f', now)
+local head, records = RECORD .. string.format('%015.0f', now) .. seq, {}
 for i = 1, n do
     records[2 * i - 1], records[2 * i] = ARGV[5 + i], head .. ARGV[5 + n + i]
 end
-for i = 1, 2 * n, CHUNK do
-    call('MSET', unpack(records, i, math.min(i + CHUNK - 1, 2 * n)))
-end
-local at = 7 + 2 * n
-for _ = 1, tonumber(ARGV[6 + 2 * n]) do
-    local lane, queue, jobs, members, rings = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), {}, false
-    at = at + 3
-    for i = 1, 2 * jobs, 2 do
-        local after, due = ARGV[at], INF
-        if after == '0' and ARGV[at + 1] == '0' then
-            due, rings = at_once, true
-        elseif after ~= '-' then
-            due, rings = math.max(now + after, tonumber(ARGV[at + 1])), true
-        end
-        members[i], members[i + 1] = due, seq .. ARGV[at + 2]
-        at = at + 3
+many('HSET', JOBS, records, 1, 2 * n)
+local i = 6
+for at = 6 + 2 * n, #ARGV, 5 do
+    local lane, queue, after, members, m = ARGV[at], ARGV[at + 1], ARGV[at + 2], {}, 0
+    local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
+    local score = due == INF and 'inf' or string.format('%.0f', due)
+    for _ = 1, ARGV[at + 4] do
+        members[m + 1], members[m + 2], m = score, seq .. string.sub(ARGV[i + n], 1, 4) .. ARGV[i], m + 2
+        i = i + 1
     end
-    many('ZADD', P .. 'q:' .. lane, members, 1, 2 * jobs)
+    many('ZADD', P .. 'q:' .. lane, members, 1, m)
     call('SADD', LANES, lane)
-    if rings then
+    if due < INF then
         ring(queue)
     end
 end

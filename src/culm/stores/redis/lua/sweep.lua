@@ -11,7 +11,7 @@ local function over(key)
 end
 
 for _, id in ipairs(over(EXPIRE)) do
-    call('UNLINK', P .. 'j:' .. id, P .. 'o:' .. id)
+    forget(id)
 end
 over(TOMBS)
 for _, root in ipairs(over(SCOPES)) do
