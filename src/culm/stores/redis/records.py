@@ -1,21 +1,19 @@
 """How a job lies in Redis: a record that is written once, and beside it short texts that the scripts change.
 
-A record is a MessagePack array of three. A text of 31: when it was sent (15 digits), and `n`: its place (12 hexadecimal digits of the
-batch, 4 of its place therein), which orders equal dues. A text with two bytes of length, the head: ` after at priority keep`, the
-lengths of queue, task and topic, a line end, these three. And the job as it travels. The server writes the first 12 + 15 digits and
-what precedes them, so many records in a row are decoded at once. rows.lua reads the same.
+A record is a MessagePack array of four: when it was sent; `n`, 16 digits, which orders equal dues: 12 hexadecimal ones of the batch, 4
+of its place therein; the head, a text with two bytes of length: ` after at priority keep`, the lengths of queue, task and topic, a
+line end, these three; and the job as it travels. The server writes what precedes the place, so many records in a row are
+decoded at once. rows.lua reads the same.
 """
 
 from __future__ import annotations
-
-from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from culm.job import Job, as_delivered, encode_job
 
-SENT, HEAD = slice(3, 18), 37  # the server's digits, and where the head begins
+SENT, HEAD = slice(2, 10), 30  # where they lie, in bytes
 MAX_PLACES = 0x10000
 LARGE = 32_000  # bytes: such a record is counted by itself, so that a claim is not too large
 
@@ -42,33 +40,31 @@ def _head(job: Job) -> bytes:
     return b"\xda" + len(texts).to_bytes(2, "big") + texts
 
 
-class _Record(Struct, array_like=True, gc=False):
-    at: str
+class Record(Struct, array_like=True, gc=False):
+    sent: int
+    n: str
     head: str
     job: Job
 
 
-Stored: TypeAlias = tuple[Job, int, str]  # a job, when it was sent, and why its record is none ("": it is one)
-
-_decode_all = msgspec.msgpack.Decoder(list[_Record]).decode
+_decode_all = msgspec.msgpack.Decoder(list[Record]).decode
 
 
-def stored_jobs(names: list[str], records: list[bytes | None]) -> list[Stored]:
-    """What the records of these ids hold. All are decoded at once; if one is not what it should be, each by itself."""
+def read_records(names: list[str], records: list[bytes]) -> list[Record] | None:
+    """What the records of these ids hold, all decoded at once. None: one of them is not what it should be."""
     try:
-        found = _decode_all(b"\xdd" + len(names).to_bytes(4, "big") + b"".join(records))  # type: ignore[arg-type]  # None is caught
-        jobs = [(record.job, int(record.at[:15]), "") for record in found]
-        if [job.id for job, _, _ in jobs] == names:
-            return jobs
+        found = _decode_all(b"\xdd" + len(names).to_bytes(4, "big") + b"".join(records))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
-        pass  # whoever runs it must hear of it, and the others are as good as ever
-    return [_stored_job(name, record or b"") for name, record in zip(names, records, strict=True)]
+        return None
+    return found if [record.job.id for record in found] == names else None
 
 
-def _stored_job(name: str, record: bytes) -> Stored:
-    sent, body = record[SENT], HEAD + int.from_bytes(record[HEAD - 2 : HEAD], "big")
+def read_record(name: str, record: bytes | None) -> tuple[Job, int, str]:
+    """A job, when it was sent, and why its record is none ("": it is one)."""
+    record = record or b""
+    body = HEAD + int.from_bytes(record[HEAD - 2 : HEAD], "big")
     job, broken = as_delivered(record[body:], job_id=name, queue="")
-    return job, int(sent) if sent.isdigit() else 0, broken
+    return job, int.from_bytes(record[SENT], "big"), broken
 
 
 class Head:
@@ -79,7 +75,7 @@ class Head:
     def __init__(self, record: bytes) -> None:
         line, _, texts = record[HEAD:].partition(b"\n")
         after, at, priority, _, queue, task, topic = line.split()
-        self.sent = int(record[SENT])
+        self.sent = int.from_bytes(record[SENT], "big")
         self.due = None if after == b"-" else max(self.sent + int(after), int(at))
         self.priority = int(priority)
         end_queue, end_task = int(queue), int(queue) + int(task)

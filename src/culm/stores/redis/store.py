@@ -29,7 +29,7 @@ from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.outcomes import Outcomes
-from culm.stores.redis.records import stored_jobs
+from culm.stores.redis.records import read_record, read_records
 from culm.stores.redis.server import Server
 from culm.stores.redis.wire import Leases, Word
 
@@ -127,9 +127,13 @@ class RedisStore:
         if not ids:
             return Claimed([], int(next_ms) if next_ms else None)
         names, now = ids.decode().split("\n"), int(moment)
-        found = stored_jobs(names, blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names))
-        deliveries = [Delivery(job, lease, 1, 0, 1, now - sent, broken) for job, sent, broken in found]
-        known = {d.job.id: d.job.queue for d in deliveries}
+        stored = blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names)
+        if (found := read_records(names, stored)) is not None:
+            deliveries = [Delivery(r.job, lease, 1, 0, 1, now - r.sent) for r in found]
+        else:  # whoever runs the broken one must hear of it, and the others are as good as ever
+            each = [read_record(name, record) for name, record in zip(names, stored, strict=True)]
+            deliveries = [Delivery(job, lease, 1, 0, 1, now - sent, broken) for job, sent, broken in each]
+        known = dict.fromkeys(names, queues[0]) if len(queues) == 1 else {d.job.id: d.job.queue for d in deliveries}
         for at in range(0, len(special), 5):
             place, attempt, expiries, fence, sent = (int(n) for n in special[at : at + 5])
             d = deliveries[place - 1]

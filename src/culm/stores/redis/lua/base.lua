@@ -3,7 +3,7 @@ local call, P = redis.call, KEYS[1]
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
 local LARGE = P .. 'large'
-local RECORD, HEAD_FROM = '\147\217\31', 38 -- how a record begins, and where its head does: records.py
+local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its head does: records.py
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
 -- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
 local LISTLESS, ROOMY = '', string.rep('-', 256)
@@ -13,6 +13,11 @@ local now = tonumber(ARGV[1])
 if not now then
     local time = call('TIME')
     now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- What the server writes of a record, but for the last digits of `n`.
+local function record_head()
+    return RECORD .. struct.pack('>I8', now) .. '\176' .. string.format('%012x', call('INCR', P .. 'n'))
 end
 
 -- A command with many arguments, in as many calls as it takes.

@@ -107,13 +107,13 @@ local function send(job)
     if call('HEXISTS', JOBS, id) == 1 then
         return
     end
-    local record = RECORD .. string.format('%015.0f%012x', now, call('INCR', P .. 'n')) .. job.tail
+    local record = record_head() .. job.tail
     call('HSET', JOBS, id, record)
     if #record >= 32000 then -- records.py: LARGE
         call('HSET', LARGE, id, #record)
     end
     local entered, buried = enter(id, job.topic), call('ZSCORE', TOMBS, id)
-    local row = { id = id, n = string.sub(record, 19, 34), sent = now, topic = job.topic, queue = job.queue,
+    local row = { id = id, n = string.sub(record, 12, 27), sent = now, topic = job.topic, queue = job.queue,
         lane = job.priority .. job.queue, attempt = 0, expiries = 0, fence = 0, again = 0, cancelled = 0 }
     if buried then
         return finish(row, 3, BEFORE, job.keep, '')

@@ -3,7 +3,7 @@
 -- A row without an entry in `state` is plain: what its record and its lease say is all there is, and `finish.lua` may end it.
 -- Entering a scope, any outcome but an end, a flag, a release, a lease that ran out: each makes an entry, and the row special.
 local told_queues = {}
-local BROKEN = RECORD .. string.rep('0', HEAD_FROM) -- stands for a record that is none: whoever claims it makes a dead letter of it
+local BROKEN = RECORD .. string.rep('\0', 8) .. string.rep('0', HEAD_FROM) -- stands for a record that is none: whoever claims it makes a dead letter of it
 
 local function event_key(kind, scope, topic)
     return P .. kind .. #scope .. ':' .. scope .. topic
@@ -15,7 +15,7 @@ end
 
 -- Where its body begins.
 local function body_of(record)
-    return HEAD_FROM + (string.byte(record, 36) or 0) * 256 + (string.byte(record, 37) or 0)
+    return HEAD_FROM + (string.byte(record, 29) or 0) * 256 + (string.byte(record, 30) or 0)
 end
 
 -- The head of a record (records.py writes it), as far as a row needs it; nil: there is no such job.
@@ -31,7 +31,7 @@ local function head_of(id)
         after, at, priority, keep, queue, task, topic = '0', '0', '0', '0', '0', '0', '0'
     end
     queue, task, topic = tonumber(queue), tonumber(task), tonumber(topic)
-    local row = { id = id, n = string.sub(record, 19, 34), sent = tonumber(string.sub(record, 4, 18)), keep = tonumber(keep) }
+    local row = { id = id, n = string.sub(record, 12, 27), sent = struct.unpack('>I8', record, 3), keep = tonumber(keep) }
     row.due = after == '-' and INF or math.max(row.sent + after, tonumber(at))
     row.queue = string.sub(record, first, first + queue - 1)
     row.task = string.sub(record, first + queue, first + queue + task - 1)

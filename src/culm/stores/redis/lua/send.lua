@@ -24,8 +24,8 @@ if not (none('HMGET', JOBS) and none('ZMSCORE', TOMBS) and none('ZMSCORE', SCOPE
     return 0
 end
 -- Every check is done: from here on, all of it happens.
-local seq = string.format('%012x', call('INCR', P .. 'n'))
-local head, records = RECORD .. string.format('%015.0f', now) .. seq, {}
+local head, records = record_head(), {}
+local seq = string.sub(head, 12)
 for i = 1, n do
     records[2 * i - 1], records[2 * i] = ARGV[5 + i], head .. ARGV[5 + n + i]
 end
