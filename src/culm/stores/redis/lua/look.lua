@@ -1,23 +1,20 @@
 -- How jobs ended. ARGV: now, the channel to tell of those that have not ('': none), ids...
--- -> for each: what `o:` holds (it ended), 1 (it has not) or 0 (there is no such job)
-local channel, answers = ARGV[2], {}
-for i = 3, #ARGV do
-    local id = ARGV[i]
-    local outcome = call('HGET', OUTCOMES, id)
+-- -> for each: what `outcomes` holds (it ended), 1 (it has not) or 0 (there is no such job)
+local channel, answers, waiting, w = ARGV[2], {}, {}, 0
+local others = channel ~= '' and ask('HMGET', WAITS, ARGV, 3, #ARGV)
+for i, outcome in ipairs(ask('HMGET', OUTCOMES, ARGV, 3, #ARGV)) do
+    local id = ARGV[i + 2]
     if outcome and string.sub(outcome, 1, 1) == 'F' then
-        answers[i - 2] = outcome
+        answers[i] = outcome
     elseif call('HEXISTS', JOBS, id) == 0 then
-        answers[i - 2] = 0
+        answers[i] = 0
     else
-        answers[i - 2] = 1
-        if channel ~= '' then
-            local others = call('HGET', WAITS, id)
-            if not others then
-                call('HSET', WAITS, id, channel)
-            elseif not string.find('\n' .. others .. '\n', '\n' .. channel .. '\n', 1, true) then
-                call('HSET', WAITS, id, others .. '\n' .. channel)
-            end
+        answers[i] = 1
+        local known = others and others[i]
+        if others and not string.find('\n' .. (known or '') .. '\n', '\n' .. channel .. '\n', 1, true) then
+            waiting[w + 1], waiting[w + 2], w = id, known and known .. '\n' .. channel or channel, w + 2
         end
     end
 end
+many('HSET', WAITS, waiting, 1, w)
 return answers

@@ -9,18 +9,16 @@ if known and tonumber(ARGV[3]) <= tonumber(last) then
     return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[4]))
 end
 
-local function none(command, key)
-    if call('EXISTS', key) == 1 then
-        for _, found in ipairs(ask(command, key, ARGV, 6, 5 + n)) do
-            if found then
-                return false
-            end
+local function known_to(command, key)
+    for _, found in ipairs(ask(command, key, ARGV, 6, 5 + n)) do
+        if found then
+            return true
         end
     end
-    return true
+    return false
 end
 
-if not (none('HMGET', JOBS) and none('ZMSCORE', TOMBS) and none('ZMSCORE', SCOPES)) then
+if known_to('HMGET', JOBS) or call('EXISTS', TOMBS, SCOPES) > 0 and (known_to('ZMSCORE', TOMBS) or known_to('ZMSCORE', SCOPES)) then
     return 0
 end
 -- Every check is done: from here on, all of it happens.

@@ -1,5 +1,5 @@
--- Whoever awaits an outcome is told with the commit: one message per channel, of netstrings (id, what `o:` holds or '').
-local told, anybody = {}, nil
+-- Whoever awaits an outcome is told with the commit: one message per channel, of netstrings (id, what `outcomes` holds or '').
+local told, heard, anybody = {}, {}, nil
 
 local function somebody_waits()
     if anybody == nil then
@@ -8,23 +8,21 @@ local function somebody_waits()
     return anybody
 end
 
-local function netstring(s)
-    return #s .. ':' .. s
-end
-
 local function tell(id, channels, value)
     if not channels then
         return
     end
-    call('HDEL', WAITS, id)
-    local message = netstring(id) .. netstring(value)
+    heard[#heard + 1] = id
     for channel in string.gmatch(channels, '[^\n]+') do
-        told[channel] = (told[channel] or '') .. message
+        local message = told[channel] or {}
+        told[channel] = message
+        message[#message + 1] = #id .. ':' .. id .. #value .. ':' .. value
     end
 end
 
 local function publish_told()
+    many('HDEL', WAITS, heard, 1, #heard)
     for channel, message in pairs(told) do
-        call('PUBLISH', channel, message)
+        call('PUBLISH', channel, table.concat(message))
     end
 end
