@@ -23,7 +23,6 @@ from tests.servers import RedisServer
 Opener = Callable[[str], Opened]
 
 ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
-SHORT = {"lease": 1.0, "heartbeat": 0.3, "poll": 0.2}
 GRACE_S = 10.0
 
 
@@ -54,7 +53,8 @@ class Served:
 async def served(url: str, *, concurrency: int) -> AsyncIterator[Served]:
     it = Served(url)
     async with it.app, it.other:
-        async with it.app.worker(concurrency=concurrency, **SHORT), it.other.worker(concurrency=concurrency, **SHORT):
+        workers = [app.worker(concurrency=concurrency, lease=1.0, heartbeat=0.3, poll=0.2) for app in (it.app, it.other)]
+        async with workers[0], workers[1]:
             yield it
 
 

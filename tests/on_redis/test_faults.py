@@ -95,7 +95,7 @@ async def test_while_a_script_of_somebody_else_runs_the_server_is_busy_and_then_
         forever.start()
         while not server.ask("PING").startswith(b"-BUSY"):
             await asyncio.sleep(0.01)
-        with pytest.raises(StoreUnavailable, match="^Redis cannot do it now: BUSY"):
+        with pytest.raises(StoreUnavailable, match=r"^Redis cannot do it now: BUSY"):
             await send(store, "second", number=2)
         assert server.ask("SCRIPT", "KILL") == b"+OK"
         forever.join()

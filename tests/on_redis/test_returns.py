@@ -89,7 +89,7 @@ def test_clients_with_consecutive_numbers_return_evenly() -> None:
         for number, pace in enumerate(paces):
             pace.met(number=first + 4 * number, clients=3 * CLIENTS)
         at = sorted(pace.pause_s(1_234.5) for pace in paces)
-        assert 0 <= at[0]
+        assert at[0] >= 0
         assert at[-1] < RETURN_S
         assert 3 * most_within(at, 0.1) <= 20
 
@@ -105,8 +105,9 @@ def test_who_came_too_early_comes_again_one_cycle_later_and_a_few_return_at_once
 
 
 @pytest.mark.slow
-async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer) -> None:
+async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its main connection, a subscription and a blocked wait: 600 connections."""
+    monkeypatch.setattr("culm.stores.redis.link.COUNT_S", 1.0)
 
     async def block(store: RedisStore) -> None:
         while True:
