@@ -31,7 +31,7 @@ class RedisServer:
     def __init__(self, folder: Path, *, sentinel: str = "", **options: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._options = {"save": "", "appendonly": "no", **options} if not sentinel else options
         self._words: list[str] = []
         if sentinel:
@@ -122,7 +122,7 @@ def _packed(words: tuple[str, ...]) -> bytes:
     return f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in map(str.encode, words))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

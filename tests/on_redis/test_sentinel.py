@@ -159,6 +159,11 @@ async def test_the_first_sentinel_that_answers_is_believed_if_the_server_agrees(
                 await send(store, "b", number=2)
             server.ask("REPLICAOF", "NO", "ONE")
             assert await again(send, store, "b", number=2) == ["applied"]
+            server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+            with pytest.raises(StoreUnavailable, match="NOREPLICAS"):
+                await send(store, "c", number=3)
+            server.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+            assert await again(send, store, "c", number=3) == ["applied"]
         async with opened(url.replace("/jobs?", "/jops?")) as store:
             with pytest.raises(ConfigError, match=r"the sentinels of .*/jops/0 watch no master of that name"):
                 await send(store, "a")

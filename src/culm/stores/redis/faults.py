@@ -24,4 +24,4 @@ def translated(message: str) -> CulmError:
 
 def wants_another_server(message: str) -> bool:
     """This connection leads to a server that does not take writes any more: connect anew."""
-    return "READONLY" in message or "MASTERDOWN" in message
+    return re.search(r"\b(READONLY|MASTERDOWN|NOREPLICAS)\b", message) is not None
