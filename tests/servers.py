@@ -107,6 +107,8 @@ class RedisServer:
             self._child.kill()
             self._child.wait()
 
+    close = kill
+
 
 @functools.cache
 def redis() -> RedisServer:

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from culm.commit import Commit, Held
-from culm.errors import ConfigError
+from culm.errors import ConfigError, StoreUnavailable
 from culm.outcome import Succeeded
 from culm.store import Ended, Hint
 from tests.on_redis.asking import send, until
@@ -84,3 +84,26 @@ async def test_over_tls_with_a_private_authority(tmp_path: Path, opened: Opener)
                 await send(store, "b", number=2)
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("answers", [0, 1, 5])
+async def test_a_server_that_falls_silent_is_left_wherever_it_does(answers: int, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a firewall forgets a connection: no byte comes any more, and no end. 1: it logs in; 5: it is connected."""
+    for name in ("CONNECT_S", "REPLY_S"):
+        monkeypatch.setattr(f"culm.stores.redis.link.{name}", 0.3)
+    replies = [b"+OK", b"$40\r\nredis_version:7.0.0\r\nrole:master\r\n123456", *[b"*2\r\n$1\r\na\r\n$10\r\nnoeviction"] * 2, b":7"]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands = 0
+        while line := await reader.readline():
+            if line.startswith(b"*"):
+                commands += 1
+                if commands <= answers:
+                    writer.write(replies[commands - 1] + b"\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, HOST, 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening, opened(f"redis://{HOST}:{port}/0") as store:
+        with pytest.raises(StoreUnavailable, match=r"no answer within|fell silent|has been silent"):
+            await asyncio.wait_for(store.counts(), 5)

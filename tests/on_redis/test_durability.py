@@ -64,7 +64,9 @@ def ledger(server: RedisServer, url: str) -> Counter[str]:
 
 
 @pytest.mark.slow
-async def test_a_server_that_is_killed_under_load_and_syncs_always_loses_nothing_acknowledged(tmp_path: Path) -> None:  # I1, I3, I30
+async def test_a_server_that_is_killed_under_load_and_syncs_always_loses_nothing_acknowledged(  # I1, I3, I30
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     server = RedisServer(tmp_path, **ALWAYS)
     url = server.url + "&ledger=on"
     try:
@@ -90,7 +92,7 @@ async def test_a_server_that_is_killed_under_load_and_syncs_always_loses_nothing
         assert set(commits) == {job.id for job in jobs}
         assert set(commits.values()) == {1}
         again_ran = sum(1 for n in it.runs.values() if n > 1)
-        print(f"{len(jobs)} jobs were acknowledged around 3 kills: 0 lost, {again_ran} ran again")
+        record_property("said", f"{len(jobs)} jobs were acknowledged around 3 kills: 0 lost, {again_ran} ran again")
     finally:
         server.kill()
 
@@ -109,8 +111,7 @@ async def test_what_was_acknowledged_before_a_kill_is_there_after_it(
                 await send_until_killed(store, server, round_, acked, killed_at)
             there = {v.id for v in await store.jobs(limit=1_000_000)}
             lost = {job_id: at for job_id, at in acked.items() if job_id not in there}
-            record_property("lost", len(lost))
-            print(f"appendfsync {sync}: {len(lost)} of {len(acked)} acknowledged jobs were lost in {len(killed_at)} kills")
+            record_property("said", f"{len(lost)} of {len(acked)} acknowledged jobs were lost in {len(killed_at)} kills")
             assert len(acked) > 500
             assert [i for i, at in lost.items() if all(not 0 <= killed - at <= may_lose_s for killed in killed_at)] == []
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ async def flap(rng: random.Random, server: RedisServer, proxy: Proxy) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [3])
-async def test_fifty_flaps_and_every_blocked_read_subscription_and_timer_goes_on(seed: int, tmp_path: Path, opened: Opener) -> None:  # I31
+async def test_fifty_flaps_and_every_blocked_read_subscription_and_timer_goes_on(  # I31
+    seed: int, tmp_path: Path, opened: Opener, record_property: Callable[[str, object], None]
+) -> None:
     rng, slowest = random.Random(seed), 0.0
     server = RedisServer(tmp_path, appendonly="yes", appendfsync="always")
     try:
@@ -77,7 +80,7 @@ async def test_fifty_flaps_and_every_blocked_read_subscription_and_timer_goes_on
                         await again(other.publish, [Hint(channel="me", job_id=f"job-{n}", kind="accepted")])
                     slowest = max(slowest, time.monotonic() - back_at)
                     assert slowest < WITHIN_S
-        print(f"{FLAPS} flaps, the slowest return took {slowest:.1f} s")
+        record_property("said", f"{FLAPS} flaps, the slowest return took {slowest:.1f} s")
     finally:
         server.kill()
 
@@ -105,8 +108,14 @@ def test_who_came_too_early_comes_again_one_cycle_later_and_a_few_return_at_once
 
 
 @pytest.mark.slow
-async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with its main connection, a subscription and a blocked wait: 600 connections."""
+async def test_two_hundred_clients_do_not_return_as_a_herd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """Each with its main connection, a subscription and a blocked wait: 600 connections.
+
+    All of them share this process. When the machine lets it stand still, what came due meanwhile comes at once, as it would not from
+    two hundred machines: the bound grows with the longest such time, which is measured.
+    """
     monkeypatch.setattr("culm.stores.redis.link.COUNT_S", 1.0)
 
     async def block(store: RedisStore) -> None:
@@ -114,26 +123,41 @@ async def test_two_hundred_clients_do_not_return_as_a_herd(server: RedisServer, 
             with suppress(StoreUnavailable):
                 await store.wait(["default"], for_ms=60_000)
 
-    with Proxy(server.port) as proxy:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 20 * CLIENTS)), hard))  # both sides of the proxy are in this process
+    server = RedisServer(tmp_path)
+    with closing(server), Proxy(server.port) as proxy:
         stores = [RedisStore(parse(through(server, proxy)), rng=random.Random(n)) for n in range(CLIENTS)]
         for store in stores:
             await store.subscribe("me")
         waits = [asyncio.create_task(block(store)) for store in stores]
         await until(lambda: proxy.accepted == 3 * CLIENTS, "all of them to be there")
         await until(lambda: all((s._here().link._pace._clients or 0) >= 3 * CLIENTS for s in stores), "them to know how many they are")
+        stalls: list[float] = [0.0]
+        watching = asyncio.create_task(watch(stalls))
         proxy.refuse()
         proxy.cut()
         await asyncio.sleep(1.0)  # the outage
         proxy.accept()
         back_at = time.monotonic()
         await until(lambda: proxy.accepted >= 6 * CLIENTS, "their return")
-        print(f"all were back after {time.monotonic() - back_at:.1f} s")
-        assert most_within([at for at in proxy.accepted_at if at > back_at], 0.1) <= 20
-        for wait in waits:
+        took_s, most = time.monotonic() - back_at, most_within([at for at in proxy.accepted_at if at > back_at], 0.1)
+        said = f"{3 * CLIENTS} connections were back after {took_s:.1f} s, at most {most} within 100 ms"
+        record_property("said", f"{said}; this process stood still for up to {max(stalls) * 1000:.0f} ms")
+        assert most <= 20 * (1 + max(stalls) / 0.1)
+        for wait in (*waits, watching):
             wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+        await asyncio.gather(*waits, watching, return_exceptions=True)
         for store in stores:
             await store.close()
+
+
+async def watch(stalls: list[float]) -> None:
+    """For how long this process stood still, each time: seconds."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(0.005)
+        stalls.append(time.monotonic() - before - 0.005)
 
 
 def most_within(at: list[float], window_s: float) -> int:
@@ -141,7 +165,9 @@ def most_within(at: list[float], window_s: float) -> int:
 
 
 @pytest.mark.slow
-async def test_five_hundred_reconnects_leave_nothing_behind(server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_five_hundred_reconnects_leave_nothing_behind(
+    server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     """Of the main connection, a subscription and a blocked wait each."""
     monkeypatch.setattr("culm.stores.redis.pace.RETURN_S", 0.01)  # none of them waits for its moment
     with Proxy(server.port) as proxy:
@@ -155,7 +181,7 @@ async def test_five_hundred_reconnects_leave_nothing_behind(server: RedisServer,
                 await until(lambda: proxy.open == 3, "all three")
                 sizes.append((len(os.listdir("/proc/self/fd")), resident_kib()))
             (fds, kib), (fds_then, kib_then) = sizes[100], sizes[-1]  # by the hundredth, caches and arenas are filled
-            print(f"after 100 and 500 reconnects: {fds} and {fds_then} descriptors, {kib} and {kib_then} KiB")
+            record_property("said", f"after 100 and 500 reconnects {fds} and {fds_then} descriptors, {kib} and {kib_then} KiB")
             assert abs(fds_then - fds) <= 3
             assert kib_then - kib < 2_048
 

@@ -130,7 +130,11 @@ class Link:
             await self.spread()
             connection = await self.open()
             try:
-                server = await inspect(connection, self._address)
+                async with asyncio.timeout(CONNECT_S):
+                    server = await inspect(connection, self._address)
+            except TimeoutError:
+                connection.close()
+                raise StoreUnavailable(f"{self._address} fell silent within {CONNECT_S:g} s after it was connected") from None
             except BaseException:
                 connection.close()
                 raise
