@@ -23,6 +23,26 @@ from tests.servers import RedisServer
 Opener = Callable[[str], Opened]
 
 
+async def test_a_batch_whose_reply_was_lost_starts_nothing_again_even_when_its_job_is_long_gone(
+    server: RedisServer, opened: Opener
+) -> None:  # I3
+    with Proxy(server.port) as proxy:
+        async with (
+            opened(through(server, proxy)) as store,
+            opened(server.url.split("?")[0] + f"?namespace={store.address.namespace}") as other,
+        ):
+            await send(store, "first")
+            proxy.cut_in_reply(after_bytes=0)
+            with pytest.raises(StoreUnavailable):
+                await send(store, "a", number=2)
+            held = (await other.claim(["default"], lease="w/1", limit=10, for_ms=60_000)).deliveries
+            assert {d.job.id for d in held} == {"first", "a"}
+            ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(), keep_ms=0) for d in held]
+            assert await other.commit(ends, batch=("w", 1)) == ["applied"] * 2
+            assert await again(send, store, "a", number=2) == ["applied"]
+            assert await other.jobs() == []
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_reply_that_is_cut_is_given_again(  # I3, I9
     seed: int, server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch
