@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
+from culm import App
 from culm.commit import Commit, Held
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Job
 from culm.outcome import Failed, Fault, Succeeded
-from culm.store import WorkerInfo
+from culm.store import Pending, WorkerInfo
 from tests.on_redis.asking import again, send, through
 from tests.on_redis.conftest import Opened
 from tests.proxy import Proxy
@@ -96,6 +97,7 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
         assert server.ask("DBSIZE") == keys, "nothing was half written"
         for one in ("one", "r~a", "r~b"):
             assert await store.job(one) is None
+        assert await store.outcome(deliveries[0].job.id, for_ms=50) == Pending(), "whoever waits can wait on"
         more = (await store.claim(["default"], lease="w/2", limit=held, for_ms=60_000)).deliveries
         assert await store.extend([Held(d.job.id, d.lease) for d in more], for_ms=60_000) == ["held"] * len(more)
         await store.register(WorkerInfo("w", "h", 1, (), (), 1), for_ms=60_000)
@@ -105,6 +107,27 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
         assert await store.commit([special], batch=("w", 2)) == ["applied"]
         server.ask("CONFIG", "SET", "maxmemory", "0")
         assert await send(store, "one", "two", number=102) == ["applied", "applied"]
+
+
+async def test_while_the_server_is_full_senders_hear_so_and_workers_drain_it(server: RedisServer) -> None:  # I31, I33
+    app = App(server.url)
+
+    @app.task(name="echo", keep=60)
+    async def echo(n: int) -> int:
+        return n
+
+    async with app:
+        jobs = await app.enqueue_many(echo.bind(n) for n in range(300))
+        server.ask("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(
+            StoreError, match=r"^Redis is full \(maxmemory\): nothing was written; let workers drain it, or raise maxmemory$"
+        ):
+            await echo.enqueue(1)
+        async with app.worker(concurrency=20):
+            assert [await job.result(timeout=20) for job in jobs] == list(range(300))
+        server.ask("CONFIG", "SET", "maxmemory", "0")
+        async with app.worker(concurrency=20):
+            assert await (await echo.enqueue(1)).result(timeout=10) == 1
 
 
 async def test_while_a_script_of_somebody_else_runs_the_server_is_busy_and_then_it_goes_on(server: RedisServer, opened: Opener) -> None:

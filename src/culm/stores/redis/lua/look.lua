@@ -1,6 +1,6 @@
 -- How jobs ended. ARGV: now, the channel to tell of those that have not ('': none), ids...
 -- -> for each: what `o:` holds (it ended), 1 (it has not) or 0 (there is no such job)
-local channel, answers = ARGV[2], {}
+local channel, answers, writes = ARGV[2], {}, false
 for i = 3, #ARGV do
     local id = ARGV[i]
     local outcome = call('GET', P .. 'o:' .. id)
@@ -12,6 +12,10 @@ for i = 3, #ARGV do
         answers[i - 2] = 1
         if channel ~= '' then
             local others = call('HGET', WAITS, id)
+            if not writes then
+                despite_full_memory()
+                writes = true
+            end
             if not others then
                 call('HSET', WAITS, id, channel)
             elseif not string.find('\n' .. others .. '\n', '\n' .. channel .. '\n', 1, true) then
