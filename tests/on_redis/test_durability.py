@@ -136,6 +136,25 @@ async def send_until_killed(store: RedisStore, server: RedisServer, round_: int,
     acked.update(dict.fromkeys(ids, time.monotonic()))
 
 
+async def test_who_awaits_a_result_waits_out_the_servers_absence(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, **ALWAYS)
+    try:
+        async with served(server.url, concurrency=2) as it:
+            (job,) = await it.enqueue(range(1), seconds=1.5)
+            waiting = asyncio.create_task(job.result(timeout=20))
+            while not it.runs[0]:
+                await asyncio.sleep(0.01)
+            server.kill()
+            with pytest.raises(StoreUnavailable):
+                await job.result(timeout=0.3)
+            await asyncio.sleep(1.5)  # the job ends meanwhile, and cannot say so
+            await asyncio.to_thread(server.start)
+            assert await waiting == 0
+            assert it.runs[0] == 1
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize("fault", ["stopped", "killed"])
 async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault: str, tmp_path: Path) -> None:  # I8, I31
     """Two workers compete: whichever is back first must not take what the other still runs."""
@@ -146,6 +165,7 @@ async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault
             await it.results(quick)
             while sum(it.runs[n] for n in range(100, 160)) < 60:
                 await asyncio.sleep(0.01)
+            waiting = asyncio.create_task(it.results(slow))
             if fault == "stopped":
                 server.signal(signal.SIGSTOP)
                 await asyncio.sleep(3.5)  # longer than the leases: the fault itself, nothing is awaited
@@ -154,7 +174,7 @@ async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault
                 server.kill()
                 await asyncio.sleep(3.5)
                 await asyncio.to_thread(server.start)
-            assert await it.results(slow) == list(range(100, 160))
+            assert await waiting == list(range(100, 160))
             views = [await job.view() for job in (*quick, *slow)]
             assert {(v.state, v.attempt, v.expiries) for v in views} == {("succeeded", 1, 0)}
             assert set(it.runs.values()) == {1}
