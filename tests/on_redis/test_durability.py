@@ -77,6 +77,7 @@ async def test_a_server_that_is_killed_under_load_and_syncs_always_loses_nothing
                 while time.monotonic() < ends_at:
                     first = len(jobs)
                     jobs.extend(await it.enqueue(range(first, first + 20), seconds=0.01))
+                    await asyncio.sleep(0.02)  # thousands are enough
 
             loading = asyncio.create_task(load(time.monotonic() + 4))
             for _ in range(3):
