@@ -162,8 +162,9 @@ async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault
     server = RedisServer(tmp_path, **ALWAYS)
     try:
         async with served(server.url, concurrency=30) as it:
-            quick, slow = await it.enqueue(range(100), seconds=0.05), await it.enqueue(range(100, 160), seconds=6)
+            quick = await it.enqueue(range(100), seconds=0.05)
             await it.results(quick)
+            slow = [*await it.enqueue(range(100, 130), seconds=2), *await it.enqueue(range(130, 160), seconds=6)]  # end within and after it
             while sum(it.runs[n] for n in range(100, 160)) < 60:
                 await asyncio.sleep(0.01)
             waiting = asyncio.create_task(it.results(slow))
