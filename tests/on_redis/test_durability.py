@@ -156,25 +156,27 @@ async def test_who_awaits_a_result_waits_out_the_servers_absence(tmp_path: Path)
         server.kill()
 
 
-@pytest.mark.parametrize("fault", ["stopped", "killed"])
-async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault: str, tmp_path: Path) -> None:  # I8, I31
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "for_s"), [("stopped", 7), ("killed", 3.5)])  # 7: clients have given up their connections
+async def test_a_server_that_was_away_longer_than_the_leases_blames_no_job(fault: str, for_s: float, tmp_path: Path) -> None:  # I8, I31
     """Two workers compete: whichever is back first must not take what the other still runs."""
     server = RedisServer(tmp_path, **ALWAYS)
     try:
         async with served(server.url, concurrency=30) as it:
             quick = await it.enqueue(range(100), seconds=0.05)
             await it.results(quick)
-            slow = [*await it.enqueue(range(100, 130), seconds=2), *await it.enqueue(range(130, 160), seconds=6)]  # end within and after it
+            within, after = await it.enqueue(range(100, 130), seconds=2), await it.enqueue(range(130, 160), seconds=for_s + 2.5)
+            slow = [*within, *after]
             while sum(it.runs[n] for n in range(100, 160)) < 60:
                 await asyncio.sleep(0.01)
             waiting = asyncio.create_task(it.results(slow))
             if fault == "stopped":
                 server.signal(signal.SIGSTOP)
-                await asyncio.sleep(3.5)  # longer than the leases: the fault itself, nothing is awaited
+                await asyncio.sleep(for_s)  # longer than the leases: the fault itself, nothing is awaited
                 server.signal(signal.SIGCONT)
             else:
                 server.kill()
-                await asyncio.sleep(3.5)
+                await asyncio.sleep(for_s)
                 await asyncio.to_thread(server.start)
             assert await waiting == list(range(100, 160))
             views = [await job.view() for job in (*quick, *slow)]
