@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import TypeAlias
 
@@ -63,11 +64,11 @@ class Gatherer:
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
-    async def submit(self, commit: Commit) -> Committed:
-        """Send the commit with the next batch and await its answer. Raises StoreUnavailable (it may have happened) or StoreError."""
+    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, lambda answer: _resolve(future, answer), weight=weigh(commit))
-        return await future
+        self.post(commit, partial(_resolve, future), weight=weigh(commit))
+        return future
 
     def unanswered(self) -> list[Commit]:
         """What was posted and is not answered yet, in order."""
