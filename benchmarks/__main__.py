@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 HUEY_N = 10_000
@@ -25,6 +27,10 @@ def one(workload: str, url: str = "memory://") -> dict[str, float]:
     if result.returncode:
         raise SystemExit(f"{workload} on {url} failed:\n{result.stderr[-2000:]}")
     return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+def per_s(workload: str, url: str = "memory://") -> float:
+    return one(workload, url)["per_s"]
 
 
 def drain(url: str, task: str, workers: int) -> float:
@@ -103,26 +109,35 @@ def first_job(folder: Path) -> dict[str, float]:
 
 Row = tuple[str, str, float, float]  # what, beside what, figure, ceiling
 
+SENDS = (
+    ("enqueue_one", (("transactions of 1", "insert_1"), ("the same, awaited", "awaited_1"))),
+    ("callers_100", (("transactions of 100", "insert_100"),)),
+    ("enqueue_many", (("transactions of 100", "insert_100"),)),
+)
+DRAINS = (("drain, keep=0", "gone", 1), ("drain, kept", "kept", 1), ("drain, 2 workers", "gone", 2))
+
+
+def beside(what: str, ceilings: Sequence[tuple[str, str]], figure: Callable[[], float]) -> list[Row]:
+    """The figure beside raw ceilings that are taken right before it and right after it: this machine's pace changes within seconds."""
+    before = [per_s(workload) for _, workload in ceilings]
+    found = figure()
+    after = [per_s(workload) for _, workload in ceilings]
+    return [(what, name, found, (b + a) / 2) for (name, _), b, a in zip(ceilings, before, after, strict=True)]
+
 
 def one_round(folder: Path) -> list[Row]:
     rows: list[Row] = []
-    bare = one("bare_loop")["per_s"]
-    rows.append(("memory: drain", "bare loop", one("drain")["per_s"], bare))
-    rows += [(f"memory: {name}", "bare loop", one(name)["per_s"], bare) for name in ("enqueue_one", "callers_100", "enqueue_many")]
+    for name in ("drain", "enqueue_one", "callers_100", "enqueue_many"):
+        rows += beside(f"memory: {name}", [("bare loop", "bare_loop")], partial(per_s, name))
     for sync, durability in (("FULL", "full"), ("NORMAL", "relaxed")):
-        raw = {k: one(f"{k}_{sync}")["per_s"] for k in ("insert_1", "awaited_1", "insert_100", "take_100")}
-
-        def url(n: int, durability: str = durability, sync: str = sync) -> str:
-            return f"sqlite:///{folder}/{sync}-{n}.db?durability={durability}"
-
-        alone = one("enqueue_one", url(1))["per_s"]
-        rows.append((f"SQLite {sync}: enqueue_one", "transactions of 1", alone, raw["insert_1"]))
-        rows.append((f"SQLite {sync}: enqueue_one", "the same, awaited", alone, raw["awaited_1"]))
-        rows.append((f"SQLite {sync}: callers_100", "transactions of 100", one("callers_100", url(2))["per_s"], raw["insert_100"]))
-        rows.append((f"SQLite {sync}: enqueue_many", "transactions of 100", one("enqueue_many", url(3))["per_s"], raw["insert_100"]))
-        rows.append((f"SQLite {sync}: drain, keep=0", "claim and delete by 100", drain(url(4), "gone", 1), raw["take_100"]))
-        rows.append((f"SQLite {sync}: drain, kept", "claim and delete by 100", drain(url(5), "kept", 1), raw["take_100"]))
-        rows.append((f"SQLite {sync}: drain, 2 workers", "claim and delete by 100", drain(url(6), "gone", 2), raw["take_100"]))
+        for name, ceilings in SENDS:
+            url = f"sqlite:///{folder}/{sync}-{name}.db?durability={durability}"
+            named = [(said, f"{workload}_{sync}") for said, workload in ceilings]
+            rows += beside(f"SQLite {sync}: {name}", named, partial(per_s, name, url))
+        for n, (name, task, workers) in enumerate(DRAINS):
+            url = f"sqlite:///{folder}/{sync}-{n}.db?durability={durability}"
+            raw = [("claim and delete by 100", f"take_100_{sync}")]
+            rows += beside(f"SQLite {sync}: {name}", raw, partial(drain, url, task, workers))
     drained = next(figure for what, _, figure, _ in rows if what == "SQLite FULL: drain, keep=0")
     rows.append(("SQLite FULL: drain, keep=0", "huey on SQLite", drained, huey(folder)))
     rows.append(("memory: drain", "SQLite FULL: drain", rows[0][2], drained))

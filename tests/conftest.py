@@ -5,6 +5,15 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured and want said: `record_property("said", ...)`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, sentence in report.user_properties:
+            if name == "said":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {sentence}")
+
+
 pytest.register_assert_rewrite("tests.conformance.twins")
 
 settings.register_profile(

@@ -24,13 +24,19 @@ class RedisServer:
     """A redis-server of its own. A missing program is an error, never a skip.
 
     Args:
+        sentinel: what its configuration says when it is a sentinel.
         options: further settings, as its command line takes them: `appendonly="yes"`.
     """
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, *, sentinel: str = "", **options: str) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
-        self.port = _free_port()
-        self._options = {"save": "", "appendonly": "no", **options}
+        self.port = free_port()
+        self._options = {"save": "", "appendonly": "no", **options} if not sentinel else options
+        self._words: list[str] = []
+        if sentinel:
+            (folder / "sentinel.conf").write_text(sentinel + "\n")  # it writes down there what it learns
+            self._words = [str(folder / "sentinel.conf"), "--sentinel"]
         self._child: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -50,12 +56,25 @@ class RedisServer:
         if program is None:
             raise FileNotFoundError("redis-server is not installed; run: make servers")
         options = [word for name, value in self._options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        command = [program, "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), "--daemonize", "no", *options]
+        command = [
+            program,
+            *self._words,
+            "--port",
+            str(self.port),
+            "--bind",
+            HOST,
+            "--dir",
+            str(self.folder),
+            "--daemonize",
+            "no",
+            *options,
+        ]
         with (self.folder / "redis.log").open("ab") as log:
             self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509  # nothing else keeps it from outliving a killed test
         ends_at = time.monotonic() + 20
-        while self.ask("PING") != b"+PONG":
+        while not self.ask("PING").startswith((b"+PONG", b"-NOAUTH")):
             if self._child.poll() is not None or time.monotonic() > ends_at:
+                self.kill()
                 raise RuntimeError(f"redis-server did not start:\n{(self.folder / 'redis.log').read_text()[-2000:]}")
             time.sleep(0.02)
 
@@ -88,6 +107,8 @@ class RedisServer:
             self._child.kill()
             self._child.wait()
 
+    close = kill
+
 
 @functools.cache
 def redis() -> RedisServer:
@@ -103,7 +124,7 @@ def _packed(words: tuple[str, ...]) -> bytes:
     return f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in map(str.encode, words))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
 from typing import TypeAlias
 
 from culm.commit import Commit, Committed, weigh
@@ -29,17 +31,18 @@ class Gatherer:
     Args:
         store: where they go.
         client: names this gatherer to the store; no other gatherer may ever use the name.
-        give_up_ms: how long an unanswered batch is sent again.
+        give_up_ms: how long an unanswered batch is sent again; None: until `end_within`.
         rng: spreads the pauses between resends, so that clients do not return as a herd.
 
     Attributes:
         answered: called once for each batch, with its commits and their answers; must not raise.
     """
 
-    def __init__(self, store: Store, *, client: str, give_up_ms: int = 10_000, rng: random.Random | None = None) -> None:
+    def __init__(self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None) -> None:
         self.store = store
         self._client = client
-        self._give_up_s = give_up_ms / 1000
+        self._give_up_s = inf if give_up_ms is None else give_up_ms / 1000
+        self._ends_at = inf  # by the loop's clock
         self._rng = rng or random.Random()
         self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
         self._commits: list[Commit] = []
@@ -61,15 +64,19 @@ class Gatherer:
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
-    async def submit(self, commit: Commit) -> Committed:
-        """Send the commit with the next batch and await its answer. Raises StoreUnavailable (it may have happened) or StoreError."""
+    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, lambda answer: _resolve(future, answer), weight=weigh(commit))
-        return await future
+        self.post(commit, partial(_resolve, future), weight=weigh(commit))
+        return future
 
     def unanswered(self) -> list[Commit]:
         """What was posted and is not answered yet, in order."""
         return [*self._under_way, *self._commits]
+
+    def end_within(self, ms: int) -> None:
+        """What is not answered by then is unknown: whoever posts is about to go."""
+        self._ends_at = asyncio.get_running_loop().time() + ms / 1000
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
@@ -116,12 +123,12 @@ class Gatherer:
 
     async def _answers(self, commits: list[Commit]) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
-        give_up_at, pause = loop.time() + self._give_up_s, FIRST_PAUSE_S
+        begun_at, pause = loop.time(), FIRST_PAUSE_S
         while True:
             try:
                 return await self.store.commit(commits, batch=(self._client, self._number))
             except StoreUnavailable as e:
-                if loop.time() + pause >= give_up_at:
+                if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
                     return [e for _ in commits]
             except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
                 return [e] * len(commits)

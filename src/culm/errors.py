@@ -38,6 +38,10 @@ class StoreError(CulmError):
     """The store refused something for a reason that repeating cannot mend."""
 
 
+class StoreFull(StoreError):
+    """The store has no room for this. Nothing of it was written; once there is room again, the same succeeds."""
+
+
 class StoreUnavailable(StoreError):
     """The store did not answer. What was asked may or may not have happened; asking again with the same ids is safe."""
 

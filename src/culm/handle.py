@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
@@ -12,9 +13,9 @@ from msgspec import Struct
 from culm.commit import Commit
 from culm.current import Attempt
 from culm.duration import Seconds, maybe_ms
-from culm.errors import ResultExpired, ResultPending, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TimedOut
+from culm.errors import ResultExpired, ResultPending, StoreUnavailable, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TimedOut
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import Absent, Ended, JobView, Pending, State
+from culm.store import Absent, Ended, JobView, Pending, Reader, State
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -34,6 +35,8 @@ class Progress(Struct, frozen=True, array_like=True, gc=False):
 _decode_progress = msgspec.msgpack.Decoder(Progress).decode
 
 LOOK_MS = 1_000  # behind every hint is a look at the truth, so often
+PATIENCE_S = 10.0  # with a store that did not answer yet
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class Handle(Generic[R]):
@@ -75,6 +78,7 @@ class Handle(Generic[R]):
         Raises:
             TaskFailed, TaskCancelled, TaskExpired, TaskLost: it ended otherwise.
             TimedOut: the wait ended first; the job goes on.
+            StoreUnavailable: the store did not answer for ten seconds from the start, or at the end of the wait. In between it may be away.
             ResultExpired: it ended longer than `keep` ago, or was never sent.
             ResultPending: it leaves only when the task that awaits it here has ended.
         """
@@ -125,10 +129,10 @@ class Handle(Generic[R]):
         """
         self._refuse_pending()
         store = self.app.store
-        subscription = await store.subscribe(self.id)
+        subscription, look = await store.subscribe(self.id), _Look(store, self.id)
         try:
             while True:
-                found = await store.outcome(self.id)  # before the news, so that what came before the end is not missed
+                found = await look(for_ms=0)  # before the news, so that what came before the end is not missed
                 for hint in await subscription.next(for_ms=LOOK_MS if isinstance(found, Pending) else 0):
                     if hint.kind == "progress":
                         yield _decode_progress(hint.body)
@@ -151,17 +155,17 @@ class Handle(Generic[R]):
 
     async def _ended(self, timeout_ms: int | None) -> Final:
         self._refuse_pending()
-        loop = asyncio.get_running_loop()
-        ends_at = None if timeout_ms is None else loop.time() + timeout_ms / 1000
+        loop, look = asyncio.get_running_loop(), _Look(self.app.store, self.id)
+        ends_at = inf if timeout_ms is None else loop.time() + timeout_ms / 1000
         while True:
-            for_ms = LOOK_MS if ends_at is None else min(LOOK_MS, max(0, round((ends_at - loop.time()) * 1000)))
-            match await self.app.store.outcome(self.id, for_ms=for_ms):
+            for_ms = min(LOOK_MS, max(0, (ends_at - loop.time()) * 1000))
+            match await look(for_ms=round(for_ms), ends_at=ends_at):
                 case Ended(outcome=outcome):
                     return outcome
                 case Absent():
                     raise self._expired()
                 case Pending():
-                    if ends_at is not None and loop.time() >= ends_at:
+                    if loop.time() >= ends_at:
                         raise TimedOut(self.id, f"did not end within {(timeout_ms or 0) / 1000:g} s; it goes on, ask again or cancel it")
 
     def _read(self, data: bytes) -> R:
@@ -176,3 +180,28 @@ class Handle(Generic[R]):
 
     def _expired(self) -> ResultExpired:
         return ResultExpired(self.id, "is not known; it was never sent, or it ended longer than its `keep` ago")
+
+
+class _Look:
+    """Asks how a job ended. Whoever waits for it waits out the store's absence, too; a store that never answered is given up."""
+
+    def __init__(self, store: Reader, job_id: str) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._patience_s = PATIENCE_S
+
+    async def __call__(self, *, for_ms: int, ends_at: float = inf) -> Ended | Pending | Absent:
+        """Raises StoreUnavailable: it is `ends_at`, by the loop's clock, or the patience is over."""
+        loop = asyncio.get_running_loop()
+        give_up_at, pause_s = min(ends_at, loop.time() + self._patience_s), FIRST_PAUSE_S
+        while True:
+            try:
+                found = await self._store.outcome(self._job_id, for_ms=for_ms)
+            except StoreUnavailable:
+                if loop.time() + pause_s >= give_up_at:
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            else:
+                self._patience_s = inf
+                return found

@@ -166,7 +166,22 @@ class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     started_ms: int = 0  # by the worker's wall clock
 
 
+class Condition(Struct, frozen=True, kw_only=True):
+    """What a store says of itself."""
+
+    place: str  # where the truth lives: an address or a file, without a password
+    engine: str  # what keeps it, and its version
+    durability: str  # its class and what that survives: "D2: survives a power cut"
+    layout: int  # the version of its tables or keys; 0: it has none
+    now_ms: int  # by its own clock, since the epoch
+    more: dict[str, str] = {}  # what only this kind of store has, such as a namespace
+
+
 class Admin(Protocol):
+    async def condition(self) -> Condition:
+        """What this store is, and what it survives. Raises ConfigError: it cannot be the truth's place. StoreUnavailable."""
+        ...
+
     async def replay(self, job_ids: Sequence[str]) -> int:
         """Make dead letters claimable again, now, with their attempts from zero. Returns how many were. Others are left alone."""
         ...

@@ -108,7 +108,7 @@ def test_version_says_its_own_and_what_it_stands_on(shell: Shell) -> None:
     assert shell.run("version", "--json").json["sqlite"] == sqlite3.sqlite_version
 
 
-@pytest.mark.parametrize("command", ["worker", "enqueue", "result", "status", "cancel", "queues", "demo", "version"])
+@pytest.mark.parametrize("command", ["worker", "enqueue", "result", "status", "cancel", "queues", "doctor", "demo", "version"])
 def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"culm {command}" in capsys.readouterr().out.partition("Example:")[2]

@@ -66,6 +66,7 @@ def run_nemesis(cluster: Cluster, rng: random.Random, seed: int) -> list[subproc
             cluster.freeze(victim)
             frozen.append((now() + LEASE_S * rng.uniform(1.3, 1.8), victim))
         else:
+            await_work(cluster, victim)
             cluster.kill(victim)
             workers[workers.index(victim)] = cluster.worker(concurrency=CONCURRENCY)
     while frozen:
@@ -73,6 +74,13 @@ def run_nemesis(cluster: Cluster, rng: random.Random, seed: int) -> list[subproc
         frozen = thaw_the_due(cluster, frozen)
     assert client.wait(timeout=40) == 0
     return workers
+
+
+def await_work(cluster: Cluster, worker: subprocess.Popen[bytes]) -> None:
+    """Until it holds something, if that is soon: on a busy machine a new process needs its time, and its death would prove nothing."""
+    ends_at = now() + 3.0
+    while not cluster.held_by(worker) and now() < ends_at:
+        time.sleep(0.05)
 
 
 def thaw_the_due(cluster: Cluster, frozen: list[tuple[float, subprocess.Popen[bytes]]]) -> list[tuple[float, subprocess.Popen[bytes]]]:

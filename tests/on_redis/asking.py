@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 from culm.commit import Commit, Committed, Held
@@ -34,6 +34,14 @@ async def again(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwarg
             await asyncio.sleep(0.02)
 
 
+async def always(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same question until it is answered, as a worker asks."""
+    while True:
+        with suppress(StoreUnavailable):
+            return await ask(*args, **kwargs)
+        await asyncio.sleep(0.02)
+
+
 async def until(done: Callable[[], bool], what: str, *, for_s: float = WITHIN_S) -> None:
     """Poll what has no signal for us."""
     ends_at = time.monotonic() + for_s
@@ -58,13 +66,13 @@ async def working(store: RedisStore, *, name: str = "w", poll_ms: int = 60_000) 
         number = 0
         while True:
             number += 1
-            claimed = await again(store.claim, ["default"], lease=f"{name}/{number}", limit=10, for_ms=60_000)
+            claimed = await always(store.claim, ["default"], lease=f"{name}/{number}", limit=10, for_ms=60_000)
             ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(b"\x05")) for d in claimed.deliveries]
             if ends:
-                assert set(await again(store.commit, ends, batch=(name, number))) == {"applied"}
+                assert set(await always(store.commit, ends, batch=(name, number))) == {"applied"}
             else:
                 for_ms = poll_ms if claimed.next_ms is None else min(poll_ms, claimed.next_ms)
-                await again(store.wait, ["default"], for_ms=for_ms)
+                await always(store.wait, ["default"], for_ms=for_ms)
 
     task = asyncio.create_task(work())
     try:

@@ -10,17 +10,38 @@ from collections.abc import Callable
 
 import pytest
 
+from culm import App
 from culm.commit import Commit, Held
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Job
 from culm.outcome import Failed, Fault, Succeeded
-from culm.store import WorkerInfo
+from culm.store import Pending, WorkerInfo
 from tests.on_redis.asking import again, send, through
 from tests.on_redis.conftest import Opened
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 Opener = Callable[[str], Opened]
+
+
+async def test_a_batch_whose_reply_was_lost_starts_nothing_again_even_when_its_job_is_long_gone(
+    server: RedisServer, opened: Opener
+) -> None:  # I3
+    with Proxy(server.port) as proxy:
+        async with (
+            opened(through(server, proxy)) as store,
+            opened(server.url.split("?")[0] + f"?namespace={store.address.namespace}") as other,
+        ):
+            await send(store, "first")
+            proxy.cut_in_reply(after_bytes=0)
+            with pytest.raises(StoreUnavailable):
+                await send(store, "a", number=2)
+            held = (await other.claim(["default"], lease="w/1", limit=10, for_ms=60_000)).deliveries
+            assert {d.job.id for d in held} == {"first", "a"}
+            ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(), keep_ms=0) for d in held]
+            assert await other.commit(ends, batch=("w", 1)) == ["applied"] * 2
+            assert await again(send, store, "a", number=2) == ["applied"]
+            assert await other.jobs() == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,6 +97,7 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
         assert server.ask("DBSIZE") == keys, "nothing was half written"
         for one in ("one", "r~a", "r~b"):
             assert await store.job(one) is None
+        assert await store.outcome(deliveries[0].job.id, for_ms=50) == Pending(), "whoever waits can wait on"
         more = (await store.claim(["default"], lease="w/2", limit=held, for_ms=60_000)).deliveries
         assert await store.extend([Held(d.job.id, d.lease) for d in more], for_ms=60_000) == ["held"] * len(more)
         await store.register(WorkerInfo("w", "h", 1, (), (), 1), for_ms=60_000)
@@ -87,6 +109,27 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
         assert await send(store, "one", "two", number=102) == ["applied", "applied"]
 
 
+async def test_while_the_server_is_full_senders_hear_so_and_workers_drain_it(server: RedisServer) -> None:  # I31, I33
+    app = App(server.url)
+
+    @app.task(name="echo", keep=60)
+    async def echo(n: int) -> int:
+        return n
+
+    async with app:
+        jobs = await app.enqueue_many(echo.bind(n) for n in range(300))
+        server.ask("CONFIG", "SET", "maxmemory", "1mb")
+        with pytest.raises(
+            StoreError, match=r"^Redis is full \(maxmemory\): nothing was written; let workers drain it, or raise maxmemory$"
+        ):
+            await echo.enqueue(1)
+        async with app.worker(concurrency=20):
+            assert [await job.result(timeout=20) for job in jobs] == list(range(300))
+        server.ask("CONFIG", "SET", "maxmemory", "0")
+        async with app.worker(concurrency=20):
+            assert await (await echo.enqueue(1)).result(timeout=10) == 1
+
+
 async def test_while_a_script_of_somebody_else_runs_the_server_is_busy_and_then_it_goes_on(server: RedisServer, opened: Opener) -> None:
     server.ask("CONFIG", "SET", "lua-time-limit", "10")
     async with opened(server.url) as store:
@@ -95,7 +138,7 @@ async def test_while_a_script_of_somebody_else_runs_the_server_is_busy_and_then_
         forever.start()
         while not server.ask("PING").startswith(b"-BUSY"):
             await asyncio.sleep(0.01)
-        with pytest.raises(StoreUnavailable, match="^Redis cannot do it now: BUSY"):
+        with pytest.raises(StoreUnavailable, match=r"^Redis cannot do it now: BUSY"):
             await send(store, "second", number=2)
         assert server.ask("SCRIPT", "KILL") == b"+OK"
         forever.join()

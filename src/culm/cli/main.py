@@ -16,7 +16,7 @@ import typer
 
 from culm.cli import asking
 from culm.cli.output import Exit, Quit, say, say_json, warn
-from culm.cli.target import load_app, store_app
+from culm.cli.target import existing, load_app, store_app
 from culm.errors import ConfigError, CulmError
 
 cli = typer.Typer(
@@ -170,6 +170,23 @@ def queues(
       culm queues shop.tasks:app
     """
     return asyncio.run(asking.queues(store_app(app, url), as_json=json))
+
+
+@cli.command()
+def doctor(
+    app: Annotated[str | None, typer.Argument(metavar="[MODULE:APP]", help="the app whose store to look at")] = None,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Print what the store is, which falls it survives, how far away it is, and how many workers serve it.
+
+    \b
+    Example:
+      culm doctor --url redis://localhost
+    """
+    from culm.cli.doctor import doctor as look
+
+    return asyncio.run(look(existing(app, url), as_json=json))
 
 
 @cli.command()

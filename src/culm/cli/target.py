@@ -62,8 +62,14 @@ def store_app(target: str | None, url: str | None) -> App:
 
     Raises ConfigError.
     """
-    app = reachable(load_app(target, url) if target is not None else App(url))
-    if app.url is not None and (missing := missing_file(app.url)) is not None:
+    return reachable(existing(target, url))
+
+
+def existing(target: str | None, url: str | None) -> App:
+    """The same, for a command that may look at a store in memory too. Raises ConfigError: there is no such file yet."""
+    app = load_app(target, url) if target is not None else App(url)
+    app.url = app.url or default_url()
+    if (missing := missing_file(app.url)) is not None:
         raise ConfigError(f"there is no store at {missing} yet; give --url or set CULM_URL, or enqueue something first")
     return app
 

@@ -18,6 +18,7 @@ from culm.store import (
     Absent,
     Claimed,
     ClaimOrder,
+    Condition,
     Ended,
     Hint,
     JobView,
@@ -30,6 +31,8 @@ from culm.store import (
 from culm.stores.bells import Bells
 from culm.stores.tables import Row, Tables
 
+DURABILITY = "D0: survives nothing"
+
 
 class MemoryStore:
     """The whole of `FullStore` over `Tables`.
@@ -40,14 +43,15 @@ class MemoryStore:
     """
 
     def __init__(self, clock: Clock | None = None, *, ledger: list[tuple[str, str]] | None = None) -> None:
-        self.tables = Tables((clock or SystemClock()).now_ms, ledger=ledger)
+        self._clock = clock or SystemClock()
+        self.tables = Tables(self._clock.now_ms, ledger=ledger)
         self._lock = threading.Lock()
         self._bells = Bells()
         self._channels: dict[str, list[_Subscription]] = {}
         self._workers: dict[str, tuple[WorkerInfo, int]] = {}
 
     def __str__(self) -> str:
-        return "memory (D0: survives nothing)"
+        return f"memory ({DURABILITY})"
 
     # -- Store --------------------------------------------------------------------------------------------------------------
 
@@ -151,6 +155,9 @@ class MemoryStore:
             return [_count(name, [r for r in rows if r.job.queue == name], now, paused=name in self.tables.paused) for name in names]
 
     # -- Admin --------------------------------------------------------------------------------------------------------------
+
+    async def condition(self) -> Condition:
+        return Condition(place="memory://", engine="this process", durability=DURABILITY, layout=0, now_ms=self._clock.now_ms())
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         with self._lock:

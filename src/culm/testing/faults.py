@@ -25,6 +25,7 @@ from culm.store import (
     Absent,
     Claimed,
     ClaimOrder,
+    Condition,
     Ended,
     FullStore,
     Hint,
@@ -177,6 +178,9 @@ class Faulty:
         return await self._call("counts", self._store.counts)
 
     # -- Admin ---------------------------------------------------------------------------------------------------------------
+
+    async def condition(self) -> Condition:
+        return await self._call("condition", self._store.condition)
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         return await self._call("replay", lambda: self._store.replay(job_ids))

@@ -20,7 +20,7 @@ from culm.app import App
 from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt, Effects
-from culm.errors import StoreUnavailable
+from culm.errors import StoreFull, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
@@ -29,6 +29,7 @@ from culm.worker.runner import Runner
 log = logging.getLogger("culm.worker")
 
 STALE_SCANS = 5  # scans without an end, before the buffer is given back
+FULL_PAUSE_MS = 5_000  # a job that a full store could not take the end of runs again after so long
 STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled again, so often
 
 
@@ -134,7 +135,10 @@ class Slots:
                 self._refused(commit, commit.fence, answer)
 
     def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
-        if isinstance(answer, Exception):  # the store cannot write this one, ever
+        if isinstance(answer, StoreFull) and not isinstance(commit.outcome, Released):
+            log.error("commit.failed: job %s: %s; it runs again later", fence.job_id, answer)
+            self._post(Commit(fence=fence, outcome=Released(FULL_PAUSE_MS), keep_ms=commit.keep_ms))
+        elif isinstance(answer, Exception):  # the store cannot write this one, ever
             log.error("commit.failed: job %s: %r", fence.job_id, answer)
             if not isinstance(commit.outcome, Failed):
                 self._post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))

@@ -114,7 +114,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
-        self._gatherer = Gatherer(store, client=self.name, give_up_ms=max(self._lease_ms, 1_000), rng=app.rng)
+        self._gatherer = Gatherer(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, self._threads, app.rng)
@@ -139,6 +139,7 @@ class Worker:
             if self.failed is not None:
                 log.error("claimer.failed: %r; what it claimed is given back", self.failed)
             await self._slots.drain(self._grace_s, self._hurry)
+            self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
             await self._gatherer.flush()
         finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
             for task in self._tasks:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from culm.errors import ConfigError
 
 PORT, SENTINEL_PORT = 6379, 26379
+LAYOUT = 1  # the version of the keys: docs/redis.md
 
 _OPTIONS = {
     "namespace": "a name",
@@ -58,7 +59,7 @@ class Address(Struct, frozen=True, kw_only=True):
     @property
     def prefix(self) -> str:
         """Of every key: one hash tag, and the version of the layout."""
-        return f"{{culm:{self.namespace}}}:1:"
+        return f"{{culm:{self.namespace}}}:{LAYOUT}:"
 
     def tls_context(self) -> ssl.SSLContext | None:
         if not self.tls:

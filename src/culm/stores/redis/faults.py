@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from culm.errors import ConfigError, CulmError, StoreError, StoreUnavailable
+from culm.errors import ConfigError, CulmError, StoreError, StoreFull, StoreUnavailable
 
 # A script wraps the error of a command in its own: the code may stand anywhere.
 _LATER = re.compile(r"\b(LOADING|BUSY|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|TRYAGAIN|CLUSTERDOWN|UNBLOCKED|killed by user)\b")
@@ -14,7 +14,7 @@ _NEVER = re.compile(r"\b(NOAUTH|WRONGPASS|NOPERM|invalid password|invalid userna
 def translated(message: str) -> CulmError:
     """The error that a reply is."""
     if re.search(r"\bOOM\b", message):
-        return StoreError("Redis is full (maxmemory): nothing was written; let workers drain it, or raise maxmemory")
+        return StoreFull("Redis is full (maxmemory): nothing was written; let workers drain it, or raise maxmemory")
     if _LATER.search(message):
         return StoreUnavailable(f"Redis cannot do it now: {message}")
     if _NEVER.search(message):
@@ -24,4 +24,4 @@ def translated(message: str) -> CulmError:
 
 def wants_another_server(message: str) -> bool:
     """This connection leads to a server that does not take writes any more: connect anew."""
-    return "READONLY" in message or "MASTERDOWN" in message
+    return re.search(r"\b(READONLY|MASTERDOWN|NOREPLICAS)\b", message) is not None

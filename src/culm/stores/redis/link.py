@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
 
-from culm.errors import StoreError, StoreUnavailable
+from culm.errors import ConfigError, StoreError, StoreUnavailable
 from culm.stores.redis.address import Address, Place
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
@@ -129,7 +130,11 @@ class Link:
             await self.spread()
             connection = await self.open()
             try:
-                server = await inspect(connection, self._address)
+                async with asyncio.timeout(CONNECT_S):
+                    server = await inspect(connection, self._address)
+            except TimeoutError:
+                connection.close()
+                raise StoreUnavailable(f"{self._address} fell silent within {CONNECT_S:g} s after it was connected") from None
             except BaseException:
                 connection.close()
                 raise
@@ -171,6 +176,10 @@ class Link:
         except TimeoutError:
             _drop(connection)
             raise StoreUnavailable(f"cannot connect to {where}: no answer within {CONNECT_S:g} s") from None
+        except ssl.SSLCertVerificationError as e:
+            raise ConfigError(
+                f"{where}: its certificate is not trusted ({e.verify_message}); name its authority's file with ?ca="
+            ) from None
         except OSError as e:
             _drop(connection)
             raise StoreUnavailable(f"cannot connect to {where}: {e.strerror or type(e).__name__}") from None

@@ -27,6 +27,7 @@ class News:
         self._confirming: dict[bytes, asyncio.Future[None]] = {}
         self._connection: Connection | None = None
         self._heard_at = 0.0
+        self._away = False  # so much was said
         self._keeper: asyncio.Task[None] | None = None
 
     async def subscribe(self, channel: str, hear: Hear) -> None:
@@ -83,14 +84,18 @@ class News:
         try:
             connection = await self._link.open(self._heard)
         except CulmError as e:
-            log.warning("redis.subscription: %s", e)
+            if not self._away:
+                log.warning("redis.subscription: %s; it is made again as soon as that works", e)
+            self._away = True
             for future in self._confirming.values():
                 if not future.done():
                     future.set_exception(e)
                     future.exception()  # whoever waited may have gone
             self._confirming.clear()
             return None
-        self._heard_at = self._link.loop.time()
+        if self._away:
+            log.info("redis.subscription: it is back")
+        self._away, self._heard_at = False, self._link.loop.time()
         self._ask(connection, *self._hearers)
         return connection
 

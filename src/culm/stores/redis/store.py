@@ -21,9 +21,9 @@ from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError
 from culm.job import Delivery
-from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
 from culm.stores.redis import reads, wire
-from culm.stores.redis.address import Address
+from culm.stores.redis.address import LAYOUT, Address
 from culm.stores.redis.connection import Reply
 from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
@@ -192,6 +192,19 @@ class RedisStore:
         return reads.counts(await self._run("counts"))
 
     # -- Admin --------------------------------------------------------------------------------------------------------------
+
+    async def condition(self) -> Condition:
+        seconds, micros = await self._here().link.ask("TIME")
+        server = self._server
+        assert server is not None  # the connection that told the time was inspected
+        return Condition(
+            place=str(self.address),
+            engine=f"Redis {server.version}",
+            durability=server.durability,
+            layout=LAYOUT,
+            now_ms=int(self.now() or int(seconds) * 1000 + int(micros) // 1000),
+            more={"namespace": self.address.namespace, "eviction": server.policy},
+        )
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         return int(await self._run("replay", *dict.fromkeys(job_ids)))

@@ -18,13 +18,13 @@ import msgspec
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError
-from culm.store import Absent, Claimed, ClaimOrder, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
 from culm.stores.sqlite.commits import Commits
 from culm.stores.sqlite.desk import Desk
-from culm.stores.sqlite.file import Reserve, connect, prepare
+from culm.stores.sqlite.file import SCHEMA, Reserve, connect, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
 from culm.stores.sqlite.rows import Rows
@@ -159,6 +159,11 @@ class SqliteStore:
         return await self._reads.do(lambda connection: reads.counts(connection, self._now()))
 
     # -- Admin --------------------------------------------------------------------------------------------------------------
+
+    async def condition(self) -> Condition:
+        durability = _CLASS[self._durability]
+        engine = f"SQLite {sqlite3.sqlite_version}"
+        return Condition(place=str(self.path), engine=engine, durability=durability, layout=SCHEMA, now_ms=self._now())
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         def work(connection: sqlite3.Connection) -> int:

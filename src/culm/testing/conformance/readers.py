@@ -114,3 +114,11 @@ async def ids_and_topics_may_hold_any_character(bench: Bench) -> None:
         await bench.emit(i, i, i)
         expect(await bench.keys(i, i), [i])
     expect([v.id for v in await bench.store.jobs()], sorted(ids), "by code point")
+
+
+@case
+async def a_store_says_which_falls_it_survives_and_its_own_time(bench: Bench) -> None:
+    condition = await bench.store.condition()
+    expect(condition.durability[:2] in ("D0", "D1", "D2", "D3"), True, condition.durability)
+    expect(condition.now_ms, bench.clock.now_ms())
+    expect("" in (condition.place, condition.engine), False)

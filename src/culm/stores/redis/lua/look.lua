@@ -16,5 +16,8 @@ for i, outcome in ipairs(ask('HMGET', OUTCOMES, ARGV, 3, #ARGV)) do
         end
     end
 end
-many('HSET', WAITS, waiting, 1, w)
+if w > 0 then
+    despite_full_memory()
+    many('HSET', WAITS, waiting, 1, w)
+end
 return answers
