@@ -1,7 +1,7 @@
 """How jobs ended, for many who ask at once: look-ups travel in batches, and whoever waits is told by the commit that ends the job.
 
-Looking and asking to be told is one script, so no end falls between the two. A message may be lost: each waiter looks again
-after a second.
+Looking and asking to be told is one script, so no end falls between the two. A message may be lost: whoever still waits after a
+second is told that nothing is known, and looks again.
 """
 
 from __future__ import annotations
@@ -11,122 +11,141 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
+import msgspec
+
 from culm.errors import StoreUnavailable
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.wire import Word
 
-LOOK_S = 1.0
+LOOK_MS = 1_000
+TICK_S = 0.05  # waits of half a second and more end by this clock: a timer for each costs more than all the rest of a wait
 MOST_AT_ONCE = 1_000
 PENDING = 1
 
-Found: TypeAlias = bytes | int  # what `o:` holds; 1: it has not ended; 0: there is no such job; b"": it ended, and is gone
+Found: TypeAlias = bytes | int  # what `outcomes` holds; 1: it has not ended; 0: there is no such job; b"": it ended, and is gone
+Waiting: TypeAlias = "asyncio.Future[Found]"
 
-
-class Looks:
-    """Gathers look-ups: while one batch is in flight the next collects."""
-
-    def __init__(self, link: Link, now: Callable[[], Word], channel: str) -> None:
-        self._link = link
-        self._now = now
-        self._channel = channel
-        self._asked: list[tuple[bytes, asyncio.Future[Found]]] = []
-        self._asking: asyncio.Task[None] | None = None
-
-    def look(self, job_id: bytes) -> asyncio.Future[Found]:
-        future: asyncio.Future[Found] = self._link.loop.create_future()
-        self._asked.append((job_id, future))
-        if self._asking is None:
-            self._asking = self._link.loop.create_task(self._ask())
-        return future
-
-    async def _ask(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
-                try:
-                    found = await self._link.run("look", self._now(), self._channel, *[job_id for job_id, _ in asked])
-                except Exception as e:  # noqa: BLE001  # whoever asked must hear of it
-                    for _, future in asked:
-                        if not future.done():
-                            future.set_exception(e)
-                    continue
-                for (_, future), one in zip(asked, found, strict=True):
-                    if not future.done():
-                        future.set_result(one)
-        finally:
-            self._asking = None
+_decode_told = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class Outcomes:
+    """What one store awaits on one event loop.
+
+    Args:
+        channel: where the store's scripts tell this process of ends.
+    """
+
     def __init__(self, link: Link, news: News, now: Callable[[], Word], channel: str) -> None:
         self._link = link
         self._news = news
+        self._now = now
         self._channel = channel
-        self._waiting: dict[bytes, list[asyncio.Future[Found]]] = {}
+        self._waiting: dict[bytes, list[Waiting]] = {}
+        self._looks: dict[str, list[tuple[bytes, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
+        self._looking: set[asyncio.Task[None]] = set()
+        self._ends: dict[int, list[tuple[bytes, Waiting]]] = {}  # tick -> the waits that end then
+        self._ticking = False
         self._listening: asyncio.Task[None] | None = None
-        self._plain = Looks(link, now, "")
-        self._telling = Looks(link, now, channel)
 
-    async def find(self, job_id: str, *, for_ms: int) -> Found:
-        """How it ended, or PENDING when the time is over."""
-        if not for_ms:
-            return await self._plain.look(job_id.encode())
-        loop = self._link.loop
-        ends_at = loop.time() + for_ms / 1000
+    def look(self, job_id: str) -> Waiting:
+        """How it ended; PENDING: it has not."""
+        waiting: Waiting = self._link.loop.create_future()
+        self._look("", job_id.encode(), waiting)
+        return waiting
+
+    async def wait(self, job_id: str, *, for_ms: int) -> Found:
+        """How it ended, as soon as it has; PENDING after for_ms, or a second."""
+        within_s = min(for_ms, LOOK_MS) / 1000
         if self._listening is None or not self._listening.done() or self._listening.exception() is not None:
-            await self._listen(for_ms / 1000)
-        while True:
-            found = await self._look_and_wait(job_id.encode(), ends_at)
-            if found != PENDING or loop.time() >= ends_at:
-                return found
+            await self._listen(within_s)
+        name, waiting = job_id.encode(), self._link.loop.create_future()
+        others = self._waiting.get(name)
+        if others is None:
+            self._waiting[name] = [waiting]
+        else:
+            others.append(waiting)
+        self._end_after(within_s, name, waiting)
+        self._look(self._channel, name, waiting)
+        found: Found = await waiting
+        return found
 
-    async def _look_and_wait(self, name: bytes, ends_at: float) -> Found:
-        """Look, and wait to be told; at most a second, then the next look is due."""
-        loop = self._link.loop
-        told: asyncio.Future[Found] = loop.create_future()
-        self._waiting.setdefault(name, []).append(told)
-        timer: asyncio.TimerHandle | None = None
-        try:
-            found = await self._telling.look(name)
-            if found != PENDING:
-                return found
-            if not told.done():
-                timer = loop.call_later(max(0.0, min(LOOK_S, ends_at - loop.time())), _give_up, told)
-            return await told
-        finally:
-            if timer is not None:
-                timer.cancel()
-            waiting = self._waiting.get(name)
-            if waiting is not None and told in waiting:
-                waiting.remove(told)
-                if not waiting:
-                    del self._waiting[name]
+    # -- looking ------------------------------------------------------------------------------------------------------------
+
+    def _look(self, channel: str, name: bytes, waiting: Waiting) -> None:
+        """Look with the next batch; while one is in flight the next gathers."""
+        looks = self._looks[channel]
+        looks.append((name, waiting))
+        if len(looks) == 1:
+            task = self._link.loop.create_task(self._look_all(channel))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+
+    async def _look_all(self, channel: str) -> None:
+        looks = self._looks[channel]
+        while looks:
+            some = looks[:MOST_AT_ONCE]
+            try:
+                found = await self._link.run("look", self._now(), channel, *[name for name, _ in some])
+            except Exception as e:  # noqa: BLE001  # whoever asked must hear of it
+                for _, waiting in some:
+                    if not waiting.done():
+                        waiting.set_exception(e)
+            else:
+                for (_, waiting), one in zip(some, found, strict=True):
+                    if (one != PENDING or not channel) and not waiting.done():
+                        waiting.set_result(one)
+            del looks[: len(some)]
+
+    # -- being told -----------------------------------------------------------------------------------------------------------
 
     async def _listen(self, within_s: float) -> None:
         """Subscribe, once. Without a subscription there is still the look."""
         if self._listening is None or self._listening.done():
             self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
         with suppress(TimeoutError, StoreUnavailable):
-            async with asyncio.timeout(min(LOOK_S, within_s)):
+            async with asyncio.timeout(within_s):
                 await asyncio.shield(self._listening)
 
     def _told(self, message: bytes) -> None:
-        at = 0
-        while at < len(message):
-            job_id, at = _netstring(message, at)
-            outcome, at = _netstring(message, at)
-            for future in self._waiting.pop(job_id, ()):
-                if not future.done():
-                    future.set_result(outcome)
+        told, waits = _decode_told(message), self._waiting
+        for name, outcome in zip(told[::2], told[1::2], strict=True):
+            for waiting in waits.pop(name, ()):
+                if not waiting.done():
+                    waiting.set_result(outcome)
 
+    # -- the end of a wait ------------------------------------------------------------------------------------------------------
 
-def _give_up(told: asyncio.Future[Found]) -> None:
-    if not told.done():
-        told.set_result(PENDING)
+    def _end_after(self, within_s: float, name: bytes, waiting: Waiting) -> None:
+        loop = self._link.loop
+        if within_s < LOOK_MS / 2000:
+            loop.call_later(within_s, self._end, name, waiting)
+            return
+        tick = int((loop.time() + within_s) / TICK_S) + 1
+        ends = self._ends.get(tick)
+        if ends is None:
+            ends = self._ends[tick] = []
+        ends.append((name, waiting))
+        if not self._ticking:
+            self._ticking = True
+            loop.call_later(TICK_S, self._tick)
 
+    def _tick(self) -> None:
+        loop = self._link.loop
+        now = int(loop.time() / TICK_S)
+        for tick in [t for t in self._ends if t <= now]:
+            for name, waiting in self._ends.pop(tick):
+                self._end(name, waiting)
+        self._ticking = bool(self._ends)
+        if self._ticking:
+            loop.call_later(TICK_S, self._tick)
 
-def _netstring(text: bytes, at: int) -> tuple[bytes, int]:
-    colon = text.index(b":", at)
-    end = colon + 1 + int(text[at:colon])
-    return text[colon + 1 : end], end
+    def _end(self, name: bytes, waiting: Waiting) -> None:
+        """It is told, or its caller is gone, or it has waited long enough."""
+        others = self._waiting.get(name)
+        if others is not None and waiting in others:
+            others.remove(waiting)
+            if not others:
+                del self._waiting[name]
+        if not waiting.done():
+            waiting.set_result(PENDING)

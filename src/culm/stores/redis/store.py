@@ -28,7 +28,7 @@ from culm.stores.redis.connection import Reply
 from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
-from culm.stores.redis.outcomes import Outcomes
+from culm.stores.redis.outcomes import LOOK_MS, PENDING, Outcomes
 from culm.stores.redis.records import read_record, read_records
 from culm.stores.redis.server import Server
 from culm.stores.redis.wire import Leases, Word
@@ -170,7 +170,13 @@ class RedisStore:
         return found[0] if found else None
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
-        return reads.outcome(await self._here().outcomes.find(job_id, for_ms=for_ms))
+        outcomes = self._here().outcomes
+        if not for_ms:
+            return reads.outcome(await outcomes.look(job_id))
+        found = await outcomes.wait(job_id, for_ms=for_ms)
+        while found == PENDING and (for_ms := for_ms - LOOK_MS) > 0:
+            found = await outcomes.wait(job_id, for_ms=for_ms)
+        return reads.outcome(found)
 
     async def jobs(
         self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100

@@ -1,4 +1,5 @@
--- Whoever awaits an outcome is told with the commit: one message per channel, of netstrings (id, what `outcomes` holds or '').
+-- Whoever awaits an outcome is told with the commit: one message per channel,
+-- a MessagePack array of binaries: id, what `outcomes` holds or '', and so on.
 local told, heard, anybody = {}, {}, nil
 
 local function somebody_waits()
@@ -6,6 +7,10 @@ local function somebody_waits()
         anybody = call('EXISTS', WAITS) == 1
     end
     return anybody
+end
+
+local function binary(text)
+    return '\198' .. struct.pack('>I4', #text) .. text
 end
 
 local function tell(id, channels, value)
@@ -16,13 +21,13 @@ local function tell(id, channels, value)
     for channel in string.gmatch(channels, '[^\n]+') do
         local message = told[channel] or {}
         told[channel] = message
-        message[#message + 1] = #id .. ':' .. id .. #value .. ':' .. value
+        message[#message + 1] = binary(id) .. binary(value)
     end
 end
 
 local function publish_told()
     many('HDEL', WAITS, heard, 1, #heard)
     for channel, message in pairs(told) do
-        call('PUBLISH', channel, table.concat(message))
+        call('PUBLISH', channel, '\221' .. struct.pack('>I4', 2 * #message) .. table.concat(message))
     end
 end
