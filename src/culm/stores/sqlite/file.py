@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from culm.errors import ConfigError, StoreUnavailable
+from culm.stores.sqlite.line import Line
 from culm.stores.sqlite.sql import schema
 
 APPLICATION_ID = 0x63756C6D  # "culm"
@@ -22,10 +23,17 @@ _SYNCHRONOUS = {"full": "FULL", "relaxed": "NORMAL"}
 
 def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
     # With patience: whoever opens the file while another process recovers or removes the WAL finds it locked for a moment.
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000)
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute("PRAGMA cache_size = -32000")  # KiB
     connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MiB of WAL
+    return connection
+
+
+def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
+    """For a desk that asks for the write lock by itself, far more often than SQLite would."""
+    connection = connect(path, durability)
+    connection.execute("PRAGMA busy_timeout = 0")
     return connection
 
 
@@ -55,10 +63,11 @@ def prepare(path: Path) -> None:
         raise ConfigError(f"cannot open {path}: the folder {path.parent} does not exist; make it, or choose another path")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is a folder, or this user may not write there; choose another path")
+    line = Line(path, lambda: sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000, check_same_thread=False))
     give_up_at = time.monotonic() + BUSY_MS / 1000
     while True:
         try:
-            with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as connection:
+            with closing(line), line as connection:
                 _prepare(connection, path)
                 return
         except sqlite3.DatabaseError as e:
