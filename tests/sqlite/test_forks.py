@@ -105,16 +105,17 @@ def test_a_worker_that_forks_from_its_tasks_keeps_working(tmp_path: Path) -> Non
         """
 @app.task(name="on_the_loop")
 async def on_the_loop(n: int) -> int:
-    return ended(child(lambda: noop.sync.enqueue(n)))
+    return ended(child(lambda: noop.using(now=True).sync.enqueue(n)))
 
 @app.task(name="in_a_thread")
 def in_a_thread(n: int) -> int:
-    return ended(child(lambda: noop.sync.enqueue(n)))
+    return ended(child(lambda: noop.using(now=True).sync.enqueue(n)))
 
 async def main():
     async with app, app.worker(concurrency=4, lease=2, heartbeat=0.1):
         jobs = await on_the_loop.map(range(5)) + await in_a_thread.map(range(5))
-        assert [await j.result(timeout=20) for j in jobs] == [0] * 10
+        found = [await j.result(timeout=20) for j in jobs]
+        assert found == [0] * 10, found
 asyncio.run(main())
 assert count() == 20
 """,
