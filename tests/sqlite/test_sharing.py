@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_opened_again_is_unavailable_and_comes_back(tmp_pa
         folder.mkdir()
         store = SqliteStore(folder / "jobs.db")
         folder.rename(tmp_path / "elsewhere")
-        with pytest.raises(StoreUnavailable, match="the database cannot be written now: unable to open database file"):
+        with pytest.raises(StoreUnavailable, match="the database cannot be used now: unable to open database file"):
             await send(store, "a", 1)
         (tmp_path / "elsewhere").rename(folder)
         assert await send(store, "a", 2) == ["applied"]

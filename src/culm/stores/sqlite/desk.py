@@ -27,6 +27,10 @@ log = logging.getLogger("culm.sqlite")
 BUSY_PAUSE_S = 0.0003  # another process writes: its transactions are this short
 BUSY_GIVE_UP_S = 10.0
 
+# What lies in what was handed in, and will be there the next time, too; anything else is the state of the file or of the machine.
+_REFUSALS = (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_RANGE)
+_OURS = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, OverflowError, UnicodeError)
+
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
 Call: TypeAlias = tuple[Work, asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 Answer: TypeAlias = tuple["asyncio.Future[Any]", Any, Exception | None]
@@ -176,16 +180,24 @@ def _resolve(answers: list[Answer]) -> None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0: the driver's own error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def translated(error: Exception) -> Exception:
-    """The driver's error in the store's words."""
+    """The driver's error in the store's words: StoreError if this work can never be written, StoreUnavailable if another time it may."""
+    if isinstance(error, _OURS) or (isinstance(error, sqlite3.Error) and _code(error) in _REFUSALS):
+        return StoreError(f"the database refused: {error}")
+    if isinstance(error, MemoryError):
+        return StoreUnavailable("there was no memory for it")
     if not isinstance(error, sqlite3.Error):
         return error
     if _is_busy(error):
         return StoreUnavailable(f"the database stayed locked by another process for {BUSY_GIVE_UP_S:g} s")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return StoreUnavailable(f"the database cannot be written now: {error}")
-    return StoreError(f"the database refused: {error}")
+    if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):  # no job's fault: what it did must not be thrown away for it
+        return StoreUnavailable(f"the database file is damaged ({error}); stop all processes that use it, and repair or replace it")
+    return StoreUnavailable(f"the database cannot be used now: {error}")

@@ -66,7 +66,8 @@ class Claim:
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
         claimer = self._lease.rpartition("/")[0]
         qids = self._lanes.qids(self._sql, queues)
-        latest, first_expiry, paused, heads = self._sql(SQL["look"], (claimer, as_json(of_queues(qids)))).fetchone()
+        look = (claimer, as_json(of_queues(qids)))
+        latest, first_expiry, paused, heads = self._sql(SQL["look"], look).fetchone()
         if latest == self._lease:  # the reply was lost
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
             return Claimed([self._delivery(rid) for (rid,) in rids], 0)
@@ -76,6 +77,7 @@ class Claim:
         deliveries: list[Delivery] = []
         if first_expiry is not None and first_expiry <= self._now:
             deliveries = self._overdue(qids, limit)
+            heads = self._sql(SQL["look"], look).fetchone()[3]  # one that was stopped may have released others
         dues, lanes = _dues(heads), of_queues(qids)
         due = [lane for lane in lanes if dues.get(lane, self._now + 1) <= self._now]
         for some in [due] if order == "age" else _by_priority(due):
@@ -140,7 +142,7 @@ class Claim:
     def _overdue(self, qids: list[int], limit: int) -> list[Delivery]:
         """Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now."""
         found: list[Delivery] = []
-        for rid, job_id, flags, _, lid in self._sql(SQL["overdue"], (self._now, self._now, as_json(qids))).fetchall():
+        for rid, job_id, flags, _, lid in self._sql(SQL["overdue"], (self._now, as_json(qids))).fetchall():
             if flags & CANCELLED:
                 row = self._rows.find(job_id)
                 assert row is not None
@@ -151,7 +153,7 @@ class Claim:
                 self._sql(SQL["lease_ends"], (lid,))
                 found.append(self._delivery(rid))
                 self.rids[job_id] = rid
-        self._sql(SQL["refresh_leases"], (self._now,))
+        self._sql(SQL["refresh_leases"])
         return found
 
     def _delivery(self, rid: int) -> Delivery:
