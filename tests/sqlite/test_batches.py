@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -196,6 +196,44 @@ async def steps(store: SqliteStore, clock: ManualClock) -> int:
     await store._writes.do(lambda connection: connection.set_progress_handler(None, 0))
     clock.advance(ms=1)
     return count
+
+
+@pytest.mark.parametrize("order", ["priority", "age"])
+@pytest.mark.parametrize("priorities", [[5], [2, 5, 9]])
+def test_a_claim_takes_no_more_bytes_than_fit_in_memory(order: Literal["priority", "age"], priorities: list[int], tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SqliteStore(tmp_path / "jobs.db", durability="relaxed")
+        sent = [Job(id=f"j{n:02}", task="t", args=bytes(1 << 20), priority=priorities[n % len(priorities)]) for n in range(40)]
+        huge = Job(id="z", task="t", args=bytes(17 << 20), priority=min(priorities))
+        await store.commit([Commit(send=(*sent, huge))], batch=("c", 1))
+        wanted = [*sent, huge] if order == "age" else sorted([*sent, huge], key=lambda j: -j.priority)
+        found: list[list[str]] = []
+        while True:
+            claimed = await store.claim(["default"], lease=f"w/{len(found)}", limit=500, for_ms=10_000, order=order)
+            found.append([d.job.id for d in claimed.deliveries])
+            if claimed.next_ms is None:
+                break
+            assert claimed.next_ms == 0, "there is more, at once"
+        assert [i for some in found for i in some] == [j.id for j in wanted]
+        assert [len(some) for some in found] == [15, 15, 10, 1]
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_claims_of_what_lapsed_are_bounded_in_bytes_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = ManualClock()
+        store = SqliteStore(tmp_path / "jobs.db", durability="relaxed", clock=clock)
+        await store.commit([Commit(send=tuple(Job(id=f"j{n:02}", task="t", args=bytes(1 << 20)) for n in range(30)))], batch=("c", 1))
+        for n in range(2):
+            assert len((await store.claim(["default"], lease=f"w/{n}", limit=15, for_ms=1_000)).deliveries) == 15
+        clock.advance(ms=1_001)
+        claimed = [await store.claim(["default"], lease=f"v/{n}", limit=500, for_ms=10_000) for n in range(3)]
+        assert [len(c.deliveries) for c in claimed] == [16, 14, 0]
+        await store.close()
+
+    asyncio.run(main())
 
 
 # -- what cannot be written -------------------------------------------------------------------------------------------------------

@@ -137,11 +137,18 @@ SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
 -- name: oldest  (lane, now, limit) -> due
 SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
 -- name: taken  (lane, due, limit) -> last due, rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; the oldest first.
--- These four also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
+-- This and the next five also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
 SELECT max(due), group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT r.due AS due, j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
     FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND r.due <= ? ORDER BY r.due, r.rid LIMIT ?
 )
+-- name: size  (lane, due, limit) -> bytes of their bodies, which are not read for it
+SELECT sum(length(j.job)) FROM (SELECT rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?) r CROSS JOIN jobs j ON j.rid = r.rid
+-- name: fitting  (lane, due, limit, bytes) -> how many of them have no more bytes together
+SELECT count(*) FROM (
+    SELECT sum(length(j.job)) OVER (ORDER BY r.due, r.rid) AS bytes
+    FROM (SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?) r CROSS JOIN jobs j ON j.rid = r.rid
+) WHERE bytes <= ?
 -- name: taken_again  (lane, due, rid) -> heads (JSON: rid, id, attempt, expiries, fence, sent, length of the body), bodies
 SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT '[' || j.rid || ',' || json_quote(j.id) || ',' || j.attempt || ',' || j.expiries || ','
