@@ -57,7 +57,7 @@ class Gatherer:
     def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
 
-        `weight` is how many things the store writes for it: `commit.weight`.
+        `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
         """
         self._room -= weight
         if self._room < 0:

@@ -121,10 +121,11 @@ class Desk:
             results = self._attempt([work for work, _, _ in calls])
             return [(future, result, None) for (_, _, future), result in zip(calls, results, strict=True)]
         except Exception as e:  # noqa: BLE001  # whatever a work raises, its caller must hear of it and the desk go on
-            if len(calls) > 1:
+            locked = isinstance(e, sqlite3.Error) and _is_busy(e)  # for all of them: to wait again for each would only take longer
+            if len(calls) > 1 and not locked:
                 return [answer for call in calls for answer in self._transact([call])]
-            traceback.clear_frames(e.__traceback__)  # a cursor in one of them would keep the connection from closing
-            return [(calls[0][2], None, translated(e))]
+            traceback.clear_frames(e.__traceback__)  # a cursor there would keep the connection from closing
+            return [(future, None, translated(e)) for _, _, future in calls]
 
     def _attempt(self, works: list[Work]) -> list[Any]:
         give_up_at = time.monotonic() + BUSY_GIVE_UP_S
