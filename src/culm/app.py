@@ -281,6 +281,9 @@ class App:
 
 
 def _all_forked() -> None:
+    attempt = running()
+    if attempt is not None:
+        attempt.over = True  # the parent's: what would join it here would never leave
     for app in list(_apps):
         app._forked()  # noqa: SLF001  # its own module
 

@@ -10,7 +10,7 @@ import pytest
 
 HEAD = """
 import asyncio, os, signal, sqlite3, sys, threading, time
-from culm import App, StoreError
+from culm import App, CulmError, StoreError
 from culm.stores.open import open_store
 from culm.stores.sqlite import line
 from culm.stores.sqlite.store import SqliteStore
@@ -103,13 +103,21 @@ def test_a_worker_that_forks_from_its_tasks_keeps_working(tmp_path: Path) -> Non
     """From the loop's thread and from the thread of a `def` task, with claimer, heart and watch at work."""
     run(
         """
+def work(n):
+    try:
+        noop.sync.enqueue(n)
+        raise AssertionError("it would leave with a commit that is the parent's")
+    except CulmError as e:
+        assert "runs in the process that forked this one" in str(e), e
+    noop.using(now=True).sync.enqueue(n)
+
 @app.task(name="on_the_loop")
 async def on_the_loop(n: int) -> int:
-    return ended(child(lambda: noop.using(now=True).sync.enqueue(n)))
+    return ended(child(lambda: work(n)))
 
 @app.task(name="in_a_thread")
 def in_a_thread(n: int) -> int:
-    return ended(child(lambda: noop.using(now=True).sync.enqueue(n)))
+    return ended(child(lambda: work(n)))
 
 async def main():
     async with app, app.worker(concurrency=4, lease=2, heartbeat=0.1):
