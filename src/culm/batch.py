@@ -59,8 +59,8 @@ class Gatherer:
 
         `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
         """
-        self._room -= weight
-        if self._room < 0:
+        self._room = room = self._room - weight
+        if room < 0:
             self._begin_batch(weight)
         if then is not None:
             self._thens.append((len(self._commits), then))
