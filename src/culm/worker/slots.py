@@ -109,10 +109,13 @@ class Slots:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
         job = attempt.job
-        if attempt.effects is None and outcome is NOTHING:
-            self._post(Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms))
+        if attempt.effects is None:
+            commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
         else:
-            commit = _with_effects(attempt, attempt.effects or Effects(), outcome)
+            commit = _with_effects(attempt, attempt.effects, outcome)
+        if outcome is NOTHING and attempt.effects is None:
+            self._post(commit)
+        else:
             self._post(commit, weight=weigh(commit))
         del self.running[attempt]
         self.done += 1
