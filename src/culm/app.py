@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from culm.batch import Answer, Gatherer
 from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
-from culm.commit import Commit
+from culm.commit import Commit, weigh
 from culm.current import running
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
@@ -40,7 +40,7 @@ R = TypeVar("R")
 log = logging.getLogger("culm")
 
 _apps: WeakSet[App] = WeakSet()  # what a fork must tell
-CHUNK = 1_000  # jobs in one commit of enqueue_many
+CHUNK, CHUNK_BYTES = 1_000, 4 << 20  # jobs, and bytes of arguments, in one commit of enqueue_many
 CHUNKS_AHEAD = 4  # commits of enqueue_many under way: the next is encoded while these are written
 
 
@@ -51,7 +51,9 @@ class App:
         url: where the truth lives: `memory://`, `sqlite:///jobs.db`, ... By default `$CULM_URL`, else `culm.db` beside the nearest
             `pyproject.toml` upwards, else in the working directory.
         store: an opened store instead of an address.
-        clock, rng: for ids and for the spread of pauses; a test may own them.
+        clock: for ids.
+        rng: spreads pauses; a test may own it.
+        ids: makes the ids of jobs and the names of workers and clients, which must never come twice; a simulation may own it.
 
     Raises:
         ConfigError: the address cannot work. Found at first use.
@@ -63,14 +65,20 @@ class App:
     """
 
     def __init__(
-        self, url: str | None = None, *, store: FullStore | None = None, clock: Clock | None = None, rng: random.Random | None = None
+        self,
+        url: str | None = None,
+        *,
+        store: FullStore | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        ids: Ids | None = None,
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
         self.portal = Portal()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
-        self._ids = Ids(self.clock, rng)
+        self._ids = ids or Ids(self.clock)
         self.new_id = self._ids.new
         self._given = self._store = store
         self._opening = threading.Lock()
@@ -129,7 +137,7 @@ class App:
     # -- sending ------------------------------------------------------------------------------------------------------------
 
     async def enqueue_many(self, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]:
-        """Send many jobs, of any tasks of this app, a thousand to a commit; each commit is applied wholly or not at all.
+        """Send many jobs, of any tasks of this app, up to a thousand to a commit; each commit is applied wholly or not at all.
 
         Inside a task all of them leave with its commit, except those with now=True.
 
@@ -145,11 +153,12 @@ class App:
         handles: list[Handle[Any]] = []
         gatherer, loop = self.gatherer(), asyncio.get_running_loop()
         try:
-            for chunk in _chunks(bounds, CHUNK):
+            for chunk in _chunks(bounds):
                 jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
                 handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
                 answered: asyncio.Future[Answer] = loop.create_future()
-                gatherer.post(Commit(send=tuple(jobs)), answered.set_result, weight=len(jobs))
+                commit = Commit(send=tuple(jobs))
+                gatherer.post(commit, answered.set_result, weight=weigh(commit))
                 posted.append((jobs, answered))
                 await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
                 if len(posted) > CHUNKS_AHEAD:
@@ -272,6 +281,9 @@ class App:
 
 
 def _all_forked() -> None:
+    attempt = running()
+    if attempt is not None:
+        attempt.over = True  # the parent's: what would join it here would never leave
     for app in list(_apps):
         app._forked()  # noqa: SLF001  # its own module
 
@@ -293,13 +305,19 @@ def _check_options(options: dict[str, Any]) -> None:
     changed(Options(), options, TaskOptions)
 
 
-def _chunks(items: Iterable[R], size: int) -> Iterable[list[R]]:
-    chunk: list[R] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
+def _chunks(bounds: Iterable[Bound[Any]]) -> Iterable[list[Bound[Any]]]:
+    """At most CHUNK jobs, and CHUNK_BYTES of arguments unless one alone has more."""
+    chunk: list[Bound[Any]] = []
+    size = 0
+    for bound in bounds:
+        size += len(bound.args)
+        if chunk and size > CHUNK_BYTES:
             yield chunk
-            chunk = []
+            chunk, size = [], len(bound.args)
+        chunk.append(bound)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk, size = [], 0
     if chunk:
         yield chunk
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import TypeAlias
 
 from culm.commit import Commit, Committed, weigh
-from culm.errors import StoreUnavailable
+from culm.errors import StoreError, StoreUnavailable
 from culm.store import Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
@@ -23,6 +25,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
 Then: TypeAlias = Callable[[Answer], None]
+Batch: TypeAlias = tuple[list[Commit], list[tuple[int, Then]]]
 
 
 class Gatherer:
@@ -45,24 +48,25 @@ class Gatherer:
         self._ends_at = inf  # by the loop's clock
         self._rng = rng or random.Random()
         self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
-        self._commits: list[Commit] = []
-        self._thens: list[tuple[int, Then]] = []  # (index of its commit, whom to tell)
+        self._commits: list[Commit] = []  # of the batch that collects
+        self._thens: list[tuple[int, Then]] = []  # (index of its commit there, whom to tell)
+        self._room = 0  # weight that it can still take; 0: it has yet to begin
+        self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._under_way: Sequence[Commit] = ()
-        self._weight = 0  # of those commits
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
 
     def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
 
-        `weight` is how many things the store writes for it: `commit.weight`.
+        `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
         """
+        self._room = room = self._room - weight
+        if room < 0:
+            self._begin_batch(weight)
         if then is not None:
             self._thens.append((len(self._commits), then))
         self._commits.append(commit)
-        self._weight += weight
-        if self._sender is None:
-            self._sender = asyncio.get_running_loop().create_task(self._send())
 
     def submit(self, commit: Commit) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
@@ -71,8 +75,14 @@ class Gatherer:
         return future
 
     def unanswered(self) -> list[Commit]:
-        """What was posted and is not answered yet, in order."""
-        return [*self._under_way, *self._commits]
+        """What was posted and is not answered yet, in order. From another thread: all of it, some of it perhaps twice.
+
+        A commit goes from the collecting batch to the full ones to the one under way, and is there before it leaves where it was:
+        asked in that order, none is missed.
+        """
+        collecting = self._commits
+        full = list(self._full)
+        return [*self._under_way, *chain.from_iterable(commits for commits, _ in full), *collecting]
 
     def end_within(self, ms: int) -> None:
         """What is not answered by then is unknown: whoever posts is about to go."""
@@ -85,36 +95,51 @@ class Gatherer:
 
     async def _send(self) -> None:
         try:
-            while self._commits:
+            while self._full or self._commits:
                 commits, thens = self._next_batch()
                 self._number += 1
-                self._under_way = commits
                 answers = await self._answers(commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
                     answers = [await self._alone(commit) for commit in commits]
-                self._under_way = ()
+                if answers.count("applied") < len(answers):
+                    answers = [self._told(commit, answer) for commit, answer in zip(commits, answers, strict=True)]
                 if self.answered is not None:
                     self.answered(commits, answers)
+                self._under_way = ()
                 for index, then in thens:
                     then(answers[index])
         finally:
-            self._sender = None
+            self._sender, self._room = None, 0
 
-    def _next_batch(self) -> tuple[list[Commit], list[tuple[int, Then]]]:
-        commits, thens = self._commits, self._thens
-        if self._weight <= MAX_WEIGHT:
-            self._commits, self._thens, self._weight = [], [], 0
-            return commits, thens
-        total = cut = 0
-        for commit in commits:
-            more = weigh(commit)
-            if cut and total + more > MAX_WEIGHT:
-                break
-            total += more
-            cut += 1
-        self._weight = sum(map(weigh, commits[cut:]))
-        self._commits, self._thens = commits[cut:], [(index - cut, then) for index, then in thens if index >= cut]
-        return commits[:cut], [(index, then) for index, then in thens if index < cut]
+    def _next_batch(self) -> Batch:
+        if not self._full:
+            self._close_batch()
+        batch = self._full[0]
+        self._under_way = batch[0]
+        self._full.popleft()
+        return batch
+
+    def _begin_batch(self, weight: int) -> None:
+        """The next batch begins with a commit of that weight, even if that alone is too much."""
+        self._close_batch()
+        self._room = max(0, MAX_WEIGHT - weight)
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._send())
+
+    def _close_batch(self) -> None:
+        if self._commits:
+            self._full.append((self._commits, self._thens))
+            self._commits, self._thens = [], []
+        self._room = 0
+
+    def _told(self, commit: Commit, answer: Answer) -> Answer:
+        """A commit that no lease fences has none to lose: the store took its batch for an older one, and did nothing."""
+        if answer != "lease_lost" or commit.fence is not None:
+            return answer
+        return StoreError(
+            f"the store has newer batches of client {self._client!r}, so this was not done: another process uses that name "
+            "(was it copied while it ran?); restart this one"
+        )
 
     async def _alone(self, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from culm.job import DEFAULT_KEEP_MS, Job
-from culm.outcome import Outcome
+from culm.outcome import Outcome, Succeeded
 
 MAX_EFFECTS = 10_000  # of one commit: beyond it a store's transaction would hold up everybody else
 
@@ -66,5 +66,14 @@ class Commit(Struct, frozen=True, gc=False, kw_only=True):
 
 
 def weigh(commit: Commit) -> int:
-    """How many things a store writes for it: batches are bounded by this, not by the number of commits."""
-    return 1 + len(commit.send) + len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)
+    """How much a store writes for it: one for each thing, and one for every 4 KiB of its payload. Batches are bounded by this."""
+    weight = 1 + len(commit.send) + len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)
+    for job in commit.send:
+        weight += len(job.args) >> 12
+    for event in commit.emit:
+        weight += len(event.value) >> 12
+    for record in commit.records:
+        weight += len(record.value) >> 12
+    if type(commit.outcome) is Succeeded:
+        weight += len(commit.outcome.value) >> 12
+    return weight

@@ -121,9 +121,11 @@ class Attempt(Struct, eq=False):
             raise asyncio.CancelledError("the job was cancelled")
 
     def join(self, *, more: int = 1) -> Effects:
-        """The effects of this attempt, to add to. Raises CulmError once its commit has left, TooManyEffects beyond 10,000."""
+        """The effects of this attempt, to add to. Raises CulmError once its commit has left or in a fork, TooManyEffects beyond 10,000."""
         if self.over:
-            raise CulmError(f"job {self.job.id} has ended; what should be sent now needs using(now=True)")
+            raise CulmError(
+                f"job {self.job.id} has ended, or runs in the process that forked this one; what is sent here needs using(now=True)"
+            )
         if self.effects is None:
             self.effects = Effects()
         self.effects.check_room(more)

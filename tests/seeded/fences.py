@@ -9,7 +9,8 @@ import msgspec
 from culm.commit import BatchId, Commit, Committed, Held
 from culm.outcome import FINAL, Outcome, Released
 from culm.store import Claimed, ClaimOrder, LeaseState
-from culm.stores.tables import NEVER, Row, Tables
+from culm.stores.rows import Row
+from culm.stores.tables import NEVER, Tables
 
 
 def _under_the_lease_there_is(tables: Tables, c: Commit) -> Commit:

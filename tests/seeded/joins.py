@@ -6,7 +6,8 @@ import msgspec
 
 from culm.commit import Event, Trigger
 from culm.outcome import Outcome, Suspended
-from culm.stores.tables import Row, Scope, Tables, Waiting
+from culm.stores.rows import Row, Scope, Waiting
+from culm.stores.tables import Tables
 
 
 class AgainIgnored(Tables):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from culm.commit import Commit
 from culm.job import Job
 from culm.outcome import Succeeded
-from culm.stores.tables import Row, Tables
+from culm.stores.rows import Row
+from culm.stores.tables import Tables
 
 
 class EarlyTimer(Tables):

@@ -20,7 +20,8 @@ from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Outcome, Succeeded
 from culm.store import Claimed, FullStore, LeaseState
-from culm.stores.tables import Row, Tables
+from culm.stores.rows import Row
+from culm.stores.tables import Tables
 from culm.worker import slots, worker
 from culm.worker.claimer import Claimer
 from culm.worker.heart import Body

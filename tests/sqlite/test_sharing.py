@@ -168,6 +168,22 @@ def test_a_file_that_stays_locked_is_unavailable_and_comes_back(tmp_path: Path, 
     asyncio.run(main())
 
 
+def test_calls_that_gathered_before_a_lock_wait_for_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("culm.stores.sqlite.desk.BUSY_GIVE_UP_S", 0.2)
+
+    async def main() -> None:
+        store = SqliteStore(tmp_path / "jobs.db")
+        with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            answers = await asyncio.gather(*(send(store, f"j{n}", 1, f"c{n}") for n in range(20)), return_exceptions=True)
+            assert time.monotonic() - began < 2, "each waited for itself"
+            assert {type(a) for a in answers} == {StoreUnavailable}
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_a_file_that_cannot_be_opened_again_is_unavailable_and_comes_back(tmp_path: Path) -> None:
     """The desk's connection is made at its first use: if that fails its callers hear of it, and the next one tries again."""
 
@@ -176,7 +192,7 @@ def test_a_file_that_cannot_be_opened_again_is_unavailable_and_comes_back(tmp_pa
         folder.mkdir()
         store = SqliteStore(folder / "jobs.db")
         folder.rename(tmp_path / "elsewhere")
-        with pytest.raises(StoreUnavailable, match="the database cannot be written now: unable to open database file"):
+        with pytest.raises(StoreUnavailable, match="the database cannot be used now: unable to open database file"):
             await send(store, "a", 1)
         (tmp_path / "elsewhere").rename(folder)
         assert await send(store, "a", 2) == ["applied"]

@@ -323,7 +323,7 @@ def test_a_coroutine_that_outlives_its_attempt_can_join_nothing() -> None:
 
         async with bench.working():
             await (await leaves.enqueue()).result()
-            with pytest.raises(CulmError, match=r"has ended; what should be sent now needs using\(now=True\)"):
+            with pytest.raises(CulmError, match=r"has ended, .* what is sent here needs using\(now=True\)"):
                 kept[0].join()
 
     run(main())

@@ -113,6 +113,6 @@ def test_a_heart_that_got_no_answer_asks_again_within_a_second() -> None:
             return len(pauses) < 3
 
         await beat(Body(), store, every_ms=10_000, lease_ms=30_000, pause=pause)
-        assert pauses == [10.0, AGAIN_MS / 1000, 10.0]
+        assert [round(p, 1) for p in pauses] == [10.0, AGAIN_MS / 1000, 10.0]  # less what a beat took
 
     run(main())

@@ -36,6 +36,11 @@ class Bells:
             except RuntimeError:  # its loop is closed: nobody waits there any more
                 continue
 
+    def forget(self) -> None:
+        """In the child of a fork: those who wait are the parent's."""
+        self._waiters = {}
+        self._lock = threading.Lock()
+
     def listen(self, names: Iterable[str]) -> Listening:
         """Hear the next ring of any of the names, from now on."""
         return Listening(self._waiters, self._lock, tuple(names))

@@ -29,7 +29,8 @@ from culm.store import (
     WorkerInfo,
 )
 from culm.stores.bells import Bells
-from culm.stores.tables import Row, Tables
+from culm.stores.rows import Row
+from culm.stores.tables import Tables
 
 DURABILITY = "D0: survives nothing"
 

@@ -1,64 +1,26 @@
 """The specification of a store, executable: the transition table as plain Python over dicts. No waiting, no locks, no I/O.
 
 Every other store is checked against this one. Read `_apply` first: it is one decision, whole or not at all. Then `claim`.
-A row that is open and has a due lies in `ready`, sorted; a leased one lies in `leased`; a finished one lies in `rows`
-only, until `sweep`.
+A row (`rows.py`) that is open and has a due lies in `ready`, sorted; a leased one lies in `leased`; a finished one lies in
+`rows` only, until `sweep`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import assert_never
-
-from msgspec import Struct
 
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record, Trigger
 from culm.job import DEFAULT_KEEP_MS, Delivery, Job, scope_of
 from culm.outcome import DEAD, FINAL, Cancelled, Final, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
 from culm.store import Claimed, ClaimOrder, LeaseState
+from culm.stores.rows import Entry, Row, Scope, Waiting
 
 TOMBSTONE_MS = 3_600_000  # a cancel of an unknown id waits so long for its send
 ANSWERS_MS = 86_400_000  # a client that is silent for longer cannot ask for its last answers again
 NEVER = 1 << 62
-
-Entry = tuple[int, int, "Row"]  # (due, n, row): the order of a lane
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    job: Job
-    n: int  # counts the sends: equal dues keep this order
-    sent: int
-    due: int | None  # None: only a release makes it claimable, or finished
-    was_due: int | None = None  # what Released gives back
-    lease: str = ""
-    attempt: int = 0
-    expiries: int = 0
-    fence: int = 0
-    again: bool = False  # released while leased
-    cancelled: bool = False  # asked to stop while leased
-    last: Outcome | None = None
-    finished: bool = False
-    sweep_at: int = 0  # when it goes, once it is finished; 0: a dead letter stays
-
-
-class Waiting(Struct):
-    trigger: Trigger
-    reached: int = 0
-    on: dict[str, int] = {}  # the topics that are not reached yet, and how many events reach each
-
-
-class Scope(Struct):
-    """What a tree of jobs has in common. Exists once anything is remembered for it, or a second job is in it."""
-
-    live: int = 0  # unfinished jobs
-    sweep_at: int = 0  # when all of it goes, if nobody lives then
-    topics: dict[str, dict[str, bytes]] = {}  # topic -> key -> value
-    waiting: dict[str, list[Waiting]] = {}  # topic -> the triggers that it has not reached yet
-    records: dict[str, dict[int, bytes]] = {}  # flow -> seq -> value
 
 
 class Tables:

@@ -20,6 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from culm.app import App
+from culm.clock import Ids
 from culm.decide import UNKNOWN_PAUSE_MS
 from culm.errors import IdConflict, PartlySent, StoreError
 from culm.handle import Handle
@@ -97,7 +98,8 @@ class Cluster:
         faults = self.plan.faults if crash is None else Faults(crash=crash)
         way = Faulty(self.store, Random(f"{seed}/{name}"), faults)
         clock = DriftingClock(self.clock, Random(f"{seed}/{name}/clock"), every_ms=1_500)
-        app = App(store=way, clock=clock, rng=Random(f"{seed}/{name}/app"))
+        rng = Random(f"{seed}/{name}/app")
+        app = App(store=way, clock=clock, rng=rng, ids=Ids(clock, rng))
         equip(app, knows_rare=knows_rare, lies=lies)
         return Node(name, app, way, knows_rare=knows_rare)
 

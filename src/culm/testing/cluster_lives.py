@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from culm.job import scope_of
 from culm.outcome import Succeeded
-from culm.stores.tables import Row, Tables
+from culm.stores.rows import Row
+from culm.stores.tables import Tables
 from culm.testing.cluster_history import Awaits, Note
 from culm.testing.cluster_plan import Plan, Spec
 

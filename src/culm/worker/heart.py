@@ -37,27 +37,40 @@ class Body(Protocol):
 
 
 async def beat(body: Body, store: FullStore, *, every_ms: int, lease_ms: int, pause: Callable[[float], Awaitable[bool]]) -> None:
-    """Beat every `every_ms` until `pause` says to stop."""
+    """Beat every `every_ms`, and again soon after a beat that failed, until `pause` says to stop."""
+    now = asyncio.get_running_loop().time
     stuck = False
     while True:
-        wait_ms = every_ms
+        began, wait_s = now(), every_ms / 1000
         if body.is_stuck():
             if not stuck:
                 log.error("heart.stopped: the worker's loop is blocked; its leases run out, others will take its jobs")
             stuck = True
         else:
             stuck = False
-            try:
-                await store.register(body.info(), for_ms=3 * every_ms)
-                held = body.held()
-                for start in range(0, len(held), AT_ONCE):
-                    part = held[start : start + AT_ONCE]
-                    body.leases_are(part, await store.extend(part, for_ms=lease_ms))
-            except StoreError as e:
-                log.warning("heart.failed: %s", e)
-                wait_ms = min(every_ms, AGAIN_MS)
-        if not await pause(wait_ms / 1000):
+            if not await _beaten(body, store, every_ms=every_ms, lease_ms=lease_ms):
+                began, wait_s = now(), min(wait_s / 10, AGAIN_MS / 1000)
+        if not await pause(max(0.0, began + wait_s - now())):
             return
+
+
+async def _beaten(body: Body, store: FullStore, *, every_ms: int, lease_ms: int) -> bool:
+    """One beat, the leases first. False if some of it failed."""
+    failed: StoreError | None = None
+    held = body.held()
+    for start in range(0, len(held), AT_ONCE):
+        part = held[start : start + AT_ONCE]
+        try:
+            body.leases_are(part, await store.extend(part, for_ms=lease_ms))
+        except StoreError as e:
+            failed = e
+    try:
+        await store.register(body.info(), for_ms=3 * every_ms)
+    except StoreError as e:
+        failed = failed or e
+    if failed is not None:
+        log.warning("heart.failed: %s", failed)
+    return failed is None
 
 
 class ThreadHeart:

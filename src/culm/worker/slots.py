@@ -24,7 +24,7 @@ from culm.errors import StoreFull, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
-from culm.worker.runner import Runner
+from culm.worker.runner import NOTHING, Runner
 
 log = logging.getLogger("culm.worker")
 
@@ -64,9 +64,10 @@ class Slots:
         self._empty.set()
 
     def held(self) -> list[Held]:
-        """What this worker holds, from the claim until the commit is answered; called from the heart's thread.
+        """What this worker holds, from when it was claimed and fed here until its commit is answered; called from the heart's thread.
 
-        A job goes from the buffer to the running to the gatherer: asked in that order, none is missed on its way.
+        A job goes from the buffer to the running to the gatherer, and is there before it leaves where it was: asked in that
+        order, none is missed on its way.
         """
         waiting, running = list(self.buffer), list(self.running)
         held = dict.fromkeys(Held(d.job.id, d.lease) for d in waiting)
@@ -92,30 +93,36 @@ class Slots:
             del self._fed_at[gone]
         self._empty.clear()
         for _ in range(min(self.free, len(buffer))):
-            self._start(buffer.popleft())
+            self._start_next()
 
-    def _start(self, delivery: Delivery) -> None:
+    def _start_next(self) -> None:
+        """The oldest of the buffer runs. It is in the buffer until it is among the running: the heart asks at any moment."""
+        delivery = self.buffer[0]
         job = delivery.job
         if job.expires_ms is not None or job.deadline_ms is not None:
             waited = self._loop.time() - self._fed_at[delivery.lease]
             delivery = replace(delivery, age_ms=delivery.age_ms + round(waited * 1000))
         attempt = Attempt(delivery, job, self._app)
         self.running[attempt] = self._create_task(self._run(attempt, self._end), context=self._base.copy())
+        self.buffer.popleft()
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
         job = attempt.job
         if attempt.effects is None:
-            self._post(Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms))
+            commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
         else:
             commit = _with_effects(attempt, attempt.effects, outcome)
+        if outcome is NOTHING and attempt.effects is None:
+            self._post(commit)
+        else:
             self._post(commit, weight=weigh(commit))
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer
         if buffer:
-            self._start(buffer.popleft())
+            self._start_next()
             if len(buffer) == self.low_water:
                 self._hungry()
         else:
@@ -127,11 +134,11 @@ class Slots:
         """Deal with the commits of a batch that were not applied."""
         if answers.count("applied") == len(answers):
             return
-        if isinstance(answers[0], StoreUnavailable):  # then all are: the batch was not answered
-            log.error("commit.unknown: %d commits, %s; if they did not happen, those jobs run again", len(commits), answers[0])
-            return
+        unknown = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+        if unknown:
+            log.error("commit.unknown: %d commits, %s; if they did not happen, those jobs run again", len(unknown), unknown[0])
         for commit, answer in zip(commits, answers, strict=True):
-            if answer != "applied" and commit.fence is not None:
+            if answer != "applied" and commit.fence is not None and not isinstance(answer, StoreUnavailable):
                 self._refused(commit, commit.fence, answer)
 
     def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
@@ -203,7 +210,8 @@ class Slots:
     def release_buffered(self) -> None:
         """Give back what has not started, for others."""
         while self.buffer:
-            self._let_go(self.buffer.popleft(), Released())
+            self._let_go(self.buffer[0], Released())
+            self.buffer.popleft()
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
         self._post(Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms))
@@ -227,15 +235,12 @@ class Slots:
 
 def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
     """The attempt's one decision: what it sent and emitted leaves only with a success."""
-    job = attempt.job
-    fence = Held(job.id, attempt.delivery.lease)
-    if not isinstance(outcome, Succeeded):
-        return Commit(fence=fence, outcome=outcome, keep_ms=job.keep_ms)
+    leaving = effects if isinstance(outcome, Succeeded) else Effects()
     return Commit(
-        fence=fence,
+        fence=Held(attempt.job.id, attempt.delivery.lease),
         outcome=outcome,
-        keep_ms=job.keep_ms,
-        send=tuple(effects.send),
-        emit=tuple(effects.emit),
-        triggers=tuple(effects.triggers),
+        keep_ms=attempt.job.keep_ms,
+        send=tuple(leaving.send),
+        emit=tuple(leaving.emit),
+        triggers=tuple(leaving.triggers),
     )

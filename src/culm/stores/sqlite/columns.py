@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-MAX_BYTES = 16 << 20  # of the blobs of one statement, unless one alone has more
+MAX_BYTES = 16 << 20  # of the blobs of one statement or claim, unless one alone has more
 
 _json = msgspec.json.Encoder().encode
 

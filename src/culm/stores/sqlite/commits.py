@@ -1,7 +1,7 @@
 """A batch of commits, applied. Runs of plain commits go in columns, a few large statements for all; any other goes by itself.
 
-Plain is: it ends a job that no flag makes special, or sends new roots, and nothing else. If the checks of a run fall short
-by one, nothing of it was written yet, and its commits go one by one, each answered by itself.
+Plain is: it ends a job that no flag makes special, or sends new roots, and nothing else. If the checks of a run fall short,
+nothing of it was written yet: the commits that do not pass leave it, and go one by one in their place between the others.
 """
 
 from __future__ import annotations
@@ -67,43 +67,63 @@ class Commits:
             return []
         if len(run) == 1 and run[0].fence is None and len(run[0].send) == 1 and self._send_one(run[0].send[0]):
             return ["applied"]
-        by_lease = self._endings(run)
+        rids = self._rids_of(run)
+        if self._in_columns(run, rids):
+            return ["applied"] * len(run)
+        odd = self._odd(run, rids)
+        answers: list[Committed] = []
+        for is_odd, some in groupby(range(len(run)), key=odd.__contains__):
+            part = list(some)
+            if not is_odd and self._in_columns([run[n] for n in part], [rids[n] for n in part]):
+                answers += ["applied"] * len(part)
+            else:
+                answers += [self._apply_one(run[n]) for n in part]
+        return answers
+
+    def _rids_of(self, run: list[Commit]) -> list[int]:
+        """Of each commit the row that it ends: -1 if that is not known here, 0 if it ends none."""
+        take = self._leases.take
+        return [0 if c.fence is None else take(c.fence) for c in run]
+
+    def _in_columns(self, run: list[Commit], rids: list[int]) -> bool:
+        """Apply all of them, or say that not all pass the checks."""
+        if -1 in rids:
+            return False
+        by_lease = _by_lease(run, rids)
         jobs = [job for commit in run if commit.send for job in commit.send]
-        if by_lease is None or not self._all_held(by_lease) or (last := self._last_rid(jobs)) is None:
-            return [self._apply_one(commit) for commit in run]
+        if not self._all_held(by_lease) or (last := self._last_rid(jobs)) is None:
+            return False
         # Every check is done: from here on, all of it happens.
         for lease, endings in by_lease.items():
             self._finish(lease, endings)
         self._send(jobs, last)
-        return ["applied"] * len(run)
+        return True
 
-    def _endings(self, run: list[Commit]) -> dict[str, list[Ending]] | None:
-        """The jobs that the run ends, by lease; None if one is not known here."""
-        found: dict[str, list[Ending]] = {}
-        take = self._leases.take
-        known = True
-        for commit in run:
-            fence = commit.fence
-            if fence is not None:
-                rid = take(fence)
-                if rid < 0:
-                    known = False
-                ending: Ending = (rid, commit.outcome, commit.keep_ms, fence.job_id)  # type: ignore[assignment]  # _is_plain: it is final
-                if fence.lease in found:
-                    found[fence.lease].append(ending)
-                else:
-                    found[fence.lease] = [ending]
-        return found if known else None
+    def _odd(self, run: list[Commit], rids: list[int]) -> set[int]:
+        """Which of them do not pass the checks."""
+        known = [n for n, rid in enumerate(rids) if rid >= 0]
+        held: set[int] = {0}
+        for lease, endings in _by_lease([run[n] for n in known], [rids[n] for n in known]).items():
+            held.update(rid for (rid,) in self._sql(SQL["plainly_held_rids"], (_rids(endings), lease)).fetchall())
+        ids = [job.id for commit in run for job in commit.send]
+        taken: set[str] = {job_id for (job_id,) in self._sql(SQL["known_ids"], (as_json(ids),)).fetchall()}
+        odd: set[int] = set()
+        for n, (commit, rid) in enumerate(zip(run, rids, strict=True)):
+            sent = [job.id for job in commit.send]
+            if rid not in held or not taken.isdisjoint(sent) or len(set(sent)) < len(sent):
+                odd.add(n)
+            taken.update(sent)
+        return odd
 
     def _all_held(self, by_lease: dict[str, list[Ending]]) -> bool:
         return all(self._sql(SQL["plainly_held"], (_rids(ends), lease)).fetchone()[0] == len(ends) for lease, ends in by_lease.items())
 
     def _last_rid(self, jobs: list[Job]) -> int | None:
-        """The greatest rid so far. None if they are not all new: roots, without a topic, that no row, tombstone or scope knows."""
+        """The greatest rid so far. None if not all of them are new, to every job, tombstone and scope."""
         if not jobs:
             return 0
         ids = [job.id for job in jobs]
-        if len(set(ids)) < len(ids) or not all(map(_is_simple, jobs)):
+        if len(set(ids)) < len(ids):
             return None
         known, last = self._sql(SQL["known_many"], (as_json(ids),)).fetchone()
         return None if known else last
@@ -133,9 +153,7 @@ class Commits:
                 self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at))
 
     def _send_one(self, job: Job) -> bool:
-        """Check and send in one statement. False: nothing was written, it is not all new."""
-        if not _is_simple(job):
-            return False
+        """Check and send in one statement. False: nothing was written, it is not new."""
         lane, due = self._lanes.lane(self._sql, job.queue, job.priority), self._due(job.after_ms, job.at_ms)
         sent = self._sql(SQL["insert_new"], (job.id, lane, self._now, due, encode_job(job)))
         if not sent.rowcount:
@@ -173,6 +191,7 @@ class Commits:
         if c.fence is not None:
             row = self._rows.find(c.fence.job_id)
             if row is None or row.lid is None or self._sql(SQL["lease_of"], (row.lid,)).fetchone() != (c.fence.lease,):
+                self._leases.take(c.fence)  # whoever has it: not this lease, ever again
                 return "lease_lost"
         if self._conflicts(c):
             return "conflict"
@@ -219,12 +238,28 @@ class Commits:
 def _is_plain(c: Commit) -> bool:
     if c.emit or c.triggers or c.records or c.cancel:
         return False
+    if c.send and not all(map(_is_simple, c.send)):
+        return False
     return isinstance(c.outcome, FINAL) if c.fence is not None else c.outcome is None
 
 
 def _is_simple(job: Job) -> bool:
-    """A root, whose end no join hears of."""
-    return not job.topic and "~" not in job.id
+    """A root, whose end no join hears of; its id survives being JSON, which SQLite cuts at a NUL."""
+    return not job.topic and "~" not in job.id and "\0" not in job.id
+
+
+def _by_lease(run: list[Commit], rids: list[int]) -> dict[str, list[Ending]]:
+    """The jobs that the run ends, by lease."""
+    found: dict[str, list[Ending]] = {}
+    for commit, rid in zip(run, rids, strict=True):
+        fence = commit.fence
+        if fence is not None:
+            ending: Ending = (rid, commit.outcome, commit.keep_ms, fence.job_id)  # type: ignore[assignment]  # _is_plain: it is final
+            if fence.lease in found:
+                found[fence.lease].append(ending)
+            else:
+                found[fence.lease] = [ending]
+    return found
 
 
 def _when(job: Job) -> tuple[str, int, int | None, int | None]:

@@ -13,17 +13,23 @@ import logging
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from culm.errors import StoreError, StoreUnavailable
+from culm.stores.sqlite.line import Line
 
 T = TypeVar("T")
 log = logging.getLogger("culm.sqlite")
 
 BUSY_PAUSE_S = 0.0003  # another process writes: its transactions are this short
 BUSY_GIVE_UP_S = 10.0
+
+# What lies in what was handed in, and will be there the next time, too; anything else is the state of the file or of the machine.
+_REFUSALS = (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_RANGE)
+_OURS = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, OverflowError, UnicodeError)
 
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
 Call: TypeAlias = tuple[Work, asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
@@ -34,7 +40,7 @@ class Desk:
     """Does work on a connection, in transactions.
 
     Args:
-        connect: opens the connection, on the desk's own thread.
+        line: the connection, opened at first use; of a desk that writes, one that does not wait for locks.
         begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
         begun: called on the desk's thread when a transaction has begun.
         done: called there after each transaction, before anybody hears of it, with whether it was committed.
@@ -42,13 +48,13 @@ class Desk:
 
     def __init__(
         self,
-        connect: Callable[[], sqlite3.Connection],
+        line: Line,
         *,
         begin: Literal["IMMEDIATE", "DEFERRED"],
         begun: Callable[[], None] = lambda: None,
         done: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        self._connect = connect
+        self._line = line
         self._begin = f"BEGIN {begin}"
         self._begun = begun
         self._done = done
@@ -82,31 +88,23 @@ class Desk:
             while thread.is_alive():  # a join would block the loop that the thread may still answer to
                 await asyncio.sleep(0.001)
 
+    def forked(self) -> None:
+        """In the child of a fork: begin anew, without the parent's thread and its calls."""
+        self._calls = SimpleQueue()
+        self._thread = None
+        self._lock = threading.Lock()
+
     # -- on the thread ------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection = None
         try:
-            while True:
+            last = False
+            while not last:
                 calls, last = self._gathered()
-                if calls:
-                    try:
-                        connection = connection or self._opened()
-                        answers = self._transact(connection, calls)
-                    except sqlite3.Error as e:  # it could not be opened now; the next call tries again
-                        answers = [(future, None, translated(e)) for _, _, future in calls]
-                    _answer([(loop, a) for (_, loop, _), a in zip(calls, answers, strict=True)])
-                if last:
-                    return
+                answers = self._transact(calls)
+                _answer([(loop, a) for (_, loop, _), a in zip(calls, answers, strict=True)])
         finally:
-            if connection is not None:
-                connection.close()
-
-    def _opened(self) -> sqlite3.Connection:
-        connection = self._connect()
-        if self._begin == "BEGIN IMMEDIATE":
-            connection.execute("PRAGMA busy_timeout = 0")  # it asks for the lock by itself, far more often than SQLite would
-        return connection
+            self._line.close()
 
     def _gathered(self) -> tuple[list[Call], bool]:
         call, calls = self._calls.get(), []
@@ -118,25 +116,36 @@ class Desk:
                 return calls, False
         return calls, True
 
-    def _transact(self, connection: sqlite3.Connection, calls: list[Call]) -> list[Answer]:
+    def _transact(self, calls: list[Call]) -> list[Answer]:
         try:
-            results = self._attempt(connection, [work for work, _, _ in calls])
+            results = self._attempt([work for work, _, _ in calls])
             return [(future, result, None) for (_, _, future), result in zip(calls, results, strict=True)]
         except Exception as e:  # noqa: BLE001  # whatever a work raises, its caller must hear of it and the desk go on
-            if len(calls) > 1:
-                return [answer for call in calls for answer in self._transact(connection, [call])]
-            return [(calls[0][2], None, translated(e))]
+            locked = isinstance(e, sqlite3.Error) and _is_busy(e)  # for all of them: to wait again for each would only take longer
+            if len(calls) > 1 and not locked:
+                return [answer for call in calls for answer in self._transact([call])]
+            traceback.clear_frames(e.__traceback__)  # a cursor there would keep the connection from closing
+            return [(future, None, translated(e)) for _, _, future in calls]
 
-    def _attempt(self, connection: sqlite3.Connection, works: list[Work]) -> list[Any]:
+    def _attempt(self, works: list[Work]) -> list[Any]:
         give_up_at = time.monotonic() + BUSY_GIVE_UP_S
-        while True:
-            try:
-                connection.execute(self._begin)
-                break
-            except sqlite3.OperationalError as e:
-                if not _is_busy(e) or time.monotonic() > give_up_at:
-                    raise
-            time.sleep(BUSY_PAUSE_S)
+        while works:
+            with self._line as connection:
+                if self._began(connection, give_up_at):
+                    return self._done_all(connection, works)
+            time.sleep(BUSY_PAUSE_S)  # off the line: the process may fork meanwhile
+        return []
+
+    def _began(self, connection: sqlite3.Connection, give_up_at: float) -> bool:
+        try:
+            connection.execute(self._begin)
+        except sqlite3.OperationalError as e:
+            if not _is_busy(e) or time.monotonic() > give_up_at:
+                raise
+            return False
+        return True
+
+    def _done_all(self, connection: sqlite3.Connection, works: list[Work]) -> list[Any]:
         try:
             self._begun()
             results = [work(connection) for work in works]
@@ -172,16 +181,24 @@ def _resolve(answers: list[Answer]) -> None:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0: the driver's own error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def translated(error: Exception) -> Exception:
-    """The driver's error in the store's words."""
+    """The driver's error in the store's words: StoreError if this work can never be written, StoreUnavailable if another time it may."""
+    if isinstance(error, _OURS) or (isinstance(error, sqlite3.Error) and _code(error) in _REFUSALS):
+        return StoreError(f"the database refused: {error}")
+    if isinstance(error, MemoryError):
+        return StoreUnavailable("there was no memory for it")
     if not isinstance(error, sqlite3.Error):
         return error
     if _is_busy(error):
         return StoreUnavailable(f"the database stayed locked by another process for {BUSY_GIVE_UP_S:g} s")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return StoreUnavailable(f"the database cannot be written now: {error}")
-    return StoreError(f"the database refused: {error}")
+    if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):  # no job's fault: what it did must not be thrown away for it
+        return StoreUnavailable(f"the database file is damaged ({error}); stop all processes that use it, and repair or replace it")
+    return StoreUnavailable(f"the database cannot be used now: {error}")

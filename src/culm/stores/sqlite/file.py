@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from culm.errors import ConfigError, StoreUnavailable
+from culm.stores.sqlite.line import Line
 from culm.stores.sqlite.sql import schema
 
 APPLICATION_ID = 0x63756C6D  # "culm"
 SCHEMA = 1
+OLDEST = (3, 38, 0)  # the first that reads JSON with ->>; RETURNING and UPDATE ... FROM are older
 BUSY_MS = 10_000
 RESERVE_BYTES = 1 << 20
 
@@ -22,10 +24,17 @@ _SYNCHRONOUS = {"full": "FULL", "relaxed": "NORMAL"}
 
 def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
     # With patience: whoever opens the file while another process recovers or removes the WAL finds it locked for a moment.
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000)
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute("PRAGMA cache_size = -32000")  # KiB
     connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MiB of WAL
+    return connection
+
+
+def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
+    """For a desk that asks for the write lock by itself, far more often than SQLite would."""
+    connection = connect(path, durability)
+    connection.execute("PRAGMA busy_timeout = 0")
     return connection
 
 
@@ -36,29 +45,43 @@ class Reserve:
     """
 
     def __init__(self, path: Path) -> None:
-        self._wal = f"{path}-wal"
+        self._path = os.path.realpath(path)  # where SQLite has the WAL, too
+        self._wal = f"{self._path}-wal"
+        self._file = _identity(self._path)
 
     def __call__(self) -> None:
         try:
-            size = os.stat(self._wal).st_size
-            if missing := -size % RESERVE_BYTES:
-                with open(self._wal, "r+b") as wal:
-                    wal.seek(size)
-                    wal.write(bytes(missing))
+            missing = -os.stat(self._wal).st_size % RESERVE_BYTES
+            if not missing or _identity(self._path) != self._file:  # somebody put another file there: that WAL is not ours
+                return
+            wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(wal, bytes(missing))
+            finally:
+                os.close(wal)
         except OSError:  # there is none yet, or no room: SQLite will say so where it matters
             return
 
 
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
 def prepare(path: Path) -> None:
     """Make the file, or see that it is ours. Raises ConfigError (which changes nothing) and StoreUnavailable (locked)."""
+    if sqlite3.sqlite_version_info < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise ConfigError(f"sqlite:// needs SQLite {needed} or newer, this Python has {sqlite3.sqlite_version}; use a newer Python build")
     if not path.parent.is_dir():
         raise ConfigError(f"cannot open {path}: the folder {path.parent} does not exist; make it, or choose another path")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"cannot write {path}: it is a folder, or this user may not write there; choose another path")
+    line = Line(path, lambda: sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000, check_same_thread=False))
     give_up_at = time.monotonic() + BUSY_MS / 1000
     while True:
         try:
-            with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as connection:
+            with closing(line), line as connection:
                 _prepare(connection, path)
                 return
         except sqlite3.DatabaseError as e:

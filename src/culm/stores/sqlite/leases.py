@@ -12,10 +12,10 @@ from sqlite3 import Connection
 import msgspec
 
 from culm.commit import Held
-from culm.job import Delivery, Job, as_delivered
+from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job, as_delivered
 from culm.outcome import Cancelled
 from culm.store import Claimed, ClaimOrder, LeaseState
-from culm.stores.sqlite.columns import as_json
+from culm.stores.sqlite.columns import MAX_BYTES, as_json
 from culm.stores.sqlite.flags import CANCELLED
 from culm.stores.sqlite.lanes import Lanes, of_queues
 from culm.stores.sqlite.rows import Rows
@@ -26,7 +26,7 @@ _dues = msgspec.json.Decoder(dict[int, int]).decode
 _qids = msgspec.json.Decoder(list[int]).decode
 _jobs = msgspec.msgpack.Decoder(list[Job]).decode
 
-_TAKING = ("taken", "taken_again", "hold_taken", "unready_taken")
+_TAKING = ("taken", "size", "fitting", "taken_again", "hold_taken", "unready_taken")
 _SEVERAL = {name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in _TAKING}
 
 
@@ -61,12 +61,14 @@ class Claim:
         self._until = now + for_ms
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
         self._lid = -1
+        self._room = MAX_BYTES  # of bodies in this claim
         self.rids: dict[str, int] = {}
 
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
         claimer = self._lease.rpartition("/")[0]
         qids = self._lanes.qids(self._sql, queues)
-        latest, first_expiry, paused, heads = self._sql(SQL["look"], (claimer, as_json(of_queues(qids)))).fetchone()
+        look = (claimer, as_json(of_queues(qids)))
+        latest, first_expiry, paused, heads = self._sql(SQL["look"], look).fetchone()
         if latest == self._lease:  # the reply was lost
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
             return Claimed([self._delivery(rid) for (rid,) in rids], 0)
@@ -76,10 +78,11 @@ class Claim:
         deliveries: list[Delivery] = []
         if first_expiry is not None and first_expiry <= self._now:
             deliveries = self._overdue(qids, limit)
+            heads = self._sql(SQL["look"], look).fetchone()[3]  # one that was stopped may have released others
         dues, lanes = _dues(heads), of_queues(qids)
         due = [lane for lane in lanes if dues.get(lane, self._now + 1) <= self._now]
         for some in [due] if order == "age" else _by_priority(due):
-            if len(deliveries) < limit and some:
+            if len(deliveries) < limit and some and self._room > 0:
                 deliveries += self._take_due(some, limit - len(deliveries))
         if deliveries:
             self._sql(SQL["claims"], (claimer, self._lease, self._now))
@@ -89,6 +92,7 @@ class Claim:
     def _take_due(self, lanes: list[int], limit: int) -> list[Delivery]:
         sql, some = (SQL, lanes[0]) if len(lanes) == 1 else (_SEVERAL, as_json(lanes))
         due = self._now if len(lanes) == 1 else self._cut(lanes, limit)
+        limit = self._fitting(sql, some, due, limit)
         due, rids, *columns = self._sql(sql["taken"], (some, due, limit)).fetchone()
         rid = int(rids[rids.rfind(",") + 1 :])
         found = self._read(rids, *columns)
@@ -97,6 +101,16 @@ class Claim:
         self._sql(sql["hold_taken"], (self._lease_for(len(found)), self._until, some, due, rid))
         self._sql(sql["unready_taken"], (some, due, rid))
         return found
+
+    def _fitting(self, sql: dict[str, str], some: int | str, due: int, limit: int) -> int:
+        """How many of them to take: no more bytes than there is room for, but one in any case."""
+        if limit * MAX_PAYLOAD_BYTES > self._room:  # else there is no need to ask
+            size: int = self._sql(sql["size"], (some, due, limit)).fetchone()[0]
+            if size > self._room:
+                limit = max(1, self._sql(sql["fitting"], (some, due, limit, self._room)).fetchone()[0])
+                size = self._room
+            self._room -= size
+        return limit
 
     def _cut(self, lanes: list[int], limit: int) -> int:
         """The due of the last job that fits: what is later need not be sorted."""
@@ -140,23 +154,24 @@ class Claim:
     def _overdue(self, qids: list[int], limit: int) -> list[Delivery]:
         """Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now."""
         found: list[Delivery] = []
-        for rid, job_id, flags, _, lid in self._sql(SQL["overdue"], (self._now, self._now, as_json(qids))).fetchall():
+        for rid, job_id, flags, _, lid in self._sql(SQL["overdue"], (self._now, as_json(qids))).fetchall():
             if flags & CANCELLED:
                 row = self._rows.find(job_id)
                 assert row is not None
                 self._rows.finish(row, Cancelled(), self._rows.keep_of(row))
-            elif len(found) < limit:
+            elif len(found) < limit and self._room > 0:
                 self._sql(SQL["regrant"], (self._lease_for(1), self._until, rid))
                 self._sql(SQL["lease_shrinks"], (1, lid))
                 self._sql(SQL["lease_ends"], (lid,))
                 found.append(self._delivery(rid))
                 self.rids[job_id] = rid
-        self._sql(SQL["refresh_leases"], (self._now,))
+        self._sql(SQL["refresh_leases"])
         return found
 
     def _delivery(self, rid: int) -> Delivery:
         job_id, _, attempt, expiries, fence, sent, grants, blob = self._sql(SQL["delivery"], (rid,)).fetchone()
         job, broken = as_delivered(blob, job_id=job_id, queue="")
+        self._room -= len(blob)
         return Delivery(job, self._lease, attempt + 1, expiries + grants - 1, fence + grants, self._now - sent, broken)
 
 

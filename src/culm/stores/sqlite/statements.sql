@@ -12,6 +12,9 @@ SELECT number, refused FROM clients WHERE client = ?
 
 -- name: fence  (id, lease) -> rid, flags, lid; no row: the lease does not hold the job
 SELECT j.rid, j.flags, h.lid FROM jobs j JOIN held h ON h.rid = j.rid JOIN leases l ON l.lid = h.lid WHERE j.id = ? AND l.lease = ?
+-- name: plainly_held_rids  (:json rids, lease) -> rid; those of them
+SELECT h.rid FROM held h JOIN jobs j ON j.rid = h.rid
+WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = (SELECT lid FROM leases WHERE lease = ?) AND j.flags = 0
 -- name: plainly_held  (:json rids, lease) -> how many of them that lease holds and no flag makes special
 SELECT count(*) FROM held h JOIN jobs j ON j.rid = h.rid
 WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = (SELECT lid FROM leases WHERE lease = ?) AND j.flags = 0
@@ -69,6 +72,9 @@ WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) AND NOT EXISTS (SELECT 1 FRO
 SELECT EXISTS (
     SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
 ), (SELECT coalesce(max(rid), 0) FROM jobs)
+-- name: known_ids  (:json ids) -> id; those of them that a job, a tombstone or a scope has
+SELECT value FROM json_each(?)
+WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
 -- name: insert_many  (rid of the first, lane, sent, due, bodies, at, :json ids)
 INSERT INTO jobs (rid, id, lane, sent, due, flags, job)
 SELECT ?1 + key, value, ?2, ?3, ?4, 0, substr(?5, CAST(substr(?6, 1 + key * 20, 10) AS INTEGER), CAST(substr(?6, 11 + key * 20, 10) AS INTEGER))
@@ -131,11 +137,18 @@ SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
 -- name: oldest  (lane, now, limit) -> due
 SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
 -- name: taken  (lane, due, limit) -> last due, rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; the oldest first.
--- These four also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
+-- This and the next five also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
 SELECT max(due), group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT r.due AS due, j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
     FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND r.due <= ? ORDER BY r.due, r.rid LIMIT ?
 )
+-- name: size  (lane, due, limit) -> bytes of their bodies, which are not read for it
+SELECT sum(length(j.job)) FROM (SELECT rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?) r CROSS JOIN jobs j ON j.rid = r.rid
+-- name: fitting  (lane, due, limit, bytes) -> how many of them have no more bytes together
+SELECT count(*) FROM (
+    SELECT sum(length(j.job)) OVER (ORDER BY r.due, r.rid) AS bytes
+    FROM (SELECT due, rid FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?) r CROSS JOIN jobs j ON j.rid = r.rid
+) WHERE bytes <= ?
 -- name: taken_again  (lane, due, rid) -> heads (JSON: rid, id, attempt, expiries, fence, sent, length of the body), bodies
 SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT '[' || j.rid || ',' || json_quote(j.id) || ',' || j.attempt || ',' || j.expiries || ','
@@ -151,11 +164,12 @@ DELETE FROM ready WHERE lane = ? AND (due, rid) <= (?, ?)
 INSERT INTO leases (lease, until, jobs) VALUES (?, ?, ?)
 -- name: lease_grows  (jobs, lid)
 UPDATE leases SET jobs = jobs + ? WHERE lid = ?
--- name: overdue  (now, now, :json qids) -> rid, id, flags, grants, lid; the earliest first
-SELECT h.rid, j.id, j.flags, h.grants, h.lid FROM leases l CROSS JOIN held h ON h.lid = l.lid JOIN jobs j ON j.rid = h.rid
-WHERE l.until <= ? AND h.until <= ? AND j.lane / 10 IN (SELECT value FROM json_each(?)) ORDER BY h.until, h.rid
--- name: refresh_leases  (now): from "no job is overdue before" to the truth
-UPDATE leases SET until = coalesce((SELECT min(until) FROM held WHERE held.lid = leases.lid), until) WHERE until <= ?
+-- name: overdue  (now, :json qids) -> rid, id, flags, grants, lid; the earliest first. One walk over what is held.
+SELECT h.rid, j.id, j.flags, h.grants, h.lid FROM held h CROSS JOIN jobs j ON j.rid = h.rid
+WHERE h.until <= ? AND j.lane / 10 IN (SELECT value FROM json_each(?)) ORDER BY h.until, h.rid
+-- name: refresh_leases  (): from "no job is overdue before" to the truth, of all leases: the walk over what is held costs as much for one
+UPDATE leases SET until = m.until FROM (SELECT lid, min(until) AS until FROM held GROUP BY lid) AS m
+WHERE m.lid = leases.lid AND leases.until < m.until
 -- name: regrant  (lid, until, rid)
 UPDATE held SET lid = ?, until = ?, grants = grants + 1 WHERE rid = ?
 -- name: delivery  (rid) -> id, lane, attempt, expiries, fence, sent, grants, job
@@ -188,8 +202,8 @@ SELECT q.name, q.paused,
 FROM queues q LEFT JOIN jobs j ON j.lane / 10 = q.qid AND j.ended IS NULL LEFT JOIN held h ON h.rid = j.rid
 GROUP BY q.qid HAVING q.paused OR count(j.rid) ORDER BY q.name
 
--- name: dead  (:json ids) -> rid, id, lane, flags; the dead letters among them
-SELECT rid, id, lane, flags FROM jobs WHERE ended IN (2, 5) AND id IN (SELECT value FROM json_each(?))
+-- name: dead  (id) -> rid, lane, flags; no row: no dead letter
+SELECT rid, lane, flags FROM jobs WHERE ended IN (2, 5) AND id = ?
 -- name: revive  (now, now, flags, rid)
 UPDATE jobs SET ended = NULL, due = ?, sent = ?, attempt = 0, expiries = 0, flags = ? WHERE rid = ?
 -- name: open_ids  (queue) -> id

@@ -24,9 +24,10 @@ from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
 from culm.stores.sqlite.commits import Commits
 from culm.stores.sqlite.desk import Desk
-from culm.stores.sqlite.file import SCHEMA, Reserve, connect, prepare
+from culm.stores.sqlite.file import SCHEMA, Reserve, connect, connect_to_write, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
+from culm.stores.sqlite.line import Line, tell_of_forks
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 from culm.stores.sqlite.watch import Watch
@@ -68,12 +69,22 @@ class SqliteStore:
         self._rung: set[str] = set()  # touched by the writing desk's thread only
         self._seen: dict[object, tuple[str, int]] = {}
         begun = Reserve(self.path) if durability == "full" else lambda: None
-        self._writes = Desk(lambda: connect(self.path, durability), begin="IMMEDIATE", begun=begun, done=self._written)
-        self._reads = Desk(lambda: connect(self.path, durability), begin="DEFERRED")
-        self._watch = Watch(lambda: connect(self.path, durability), self._bells, self._now, self._seen)
+        writing = Line(self.path, lambda: connect_to_write(self.path, durability))
+        reading, watching = (Line(self.path, lambda: connect(self.path, durability)) for _ in range(2))
+        self._writes = Desk(writing, begin="IMMEDIATE", begun=begun, done=self._written)
+        self._reads = Desk(reading, begin="DEFERRED")
+        self._watch = Watch(watching, self._bells, self._now, self._seen)
+        tell_of_forks(self)
 
     def __str__(self) -> str:
         return f"{self.path} ({_CLASS[self._durability]})"
+
+    def forked(self) -> None:
+        """In the child of a fork. Whoever waits in the parent waits there."""
+        self._bells.forget()
+        self._rung.clear()
+        for part in (self._writes, self._reads, self._watch):
+            part.forked()
 
     def _written(self, committed: bool) -> None:  # the desk's callback
         rung = self._rung

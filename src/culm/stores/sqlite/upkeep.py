@@ -16,8 +16,8 @@ HINT_MS = 60_000
 
 
 def replay(connection: Connection, job_ids: Sequence[str], now: int, rows: Rows) -> int:
-    dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
-    for rid, job_id, lane, flags in dead:
+    dead = _dead(connection, job_ids)
+    for job_id, (rid, lane, flags) in dead.items():
         entered = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC)
         connection.execute(SQL["revive"], (now, now, entered, rid))
         rows.make_ready(lane, now, rid)
@@ -25,9 +25,15 @@ def replay(connection: Connection, job_ids: Sequence[str], now: int, rows: Rows)
 
 
 def discard(connection: Connection, job_ids: Sequence[str]) -> int:
-    dead = connection.execute(SQL["dead"], (json.dumps(list(job_ids)),)).fetchall()
-    connection.execute(SQL["forget_many"], (json.dumps([rid for rid, *_ in dead]),))
+    dead = _dead(connection, job_ids)
+    connection.execute(SQL["forget_many"], (json.dumps([rid for rid, *_ in dead.values()]),))
     return len(dead)
+
+
+def _dead(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Of the dead letters among them: rid, lane, flags."""
+    found = {job_id: connection.execute(SQL["dead"], (job_id,)).fetchone() for job_id in job_ids}
+    return {job_id: row for job_id, row in found.items() if row is not None}
 
 
 def purge(connection: Connection, queue: str, rows: Rows) -> int:

@@ -12,7 +12,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
+from culm.errors import StoreError
 from culm.stores.bells import Bells
+from culm.stores.sqlite.line import Line
 from culm.stores.sqlite.sql import SQL
 
 log = logging.getLogger("culm.sqlite")
@@ -25,14 +27,12 @@ class Watch:
     """Rings the bells `queue/...`, `job/...` and `hints/...` of whatever changed.
 
     Args:
-        connect: opens a connection, on the watch's own thread.
+        line: a connection of the watch's own.
         seen: of each subscription, its channel and the last hint that it has read.
     """
 
-    def __init__(
-        self, connect: Callable[[], sqlite3.Connection], bells: Bells, now: Callable[[], int], seen: dict[object, tuple[str, int]]
-    ) -> None:
-        self._connect = connect
+    def __init__(self, line: Line, bells: Bells, now: Callable[[], int], seen: dict[object, tuple[str, int]]) -> None:
+        self._line = line
         self._bells = bells
         self._now = now
         self._seen = seen
@@ -54,24 +54,28 @@ class Watch:
         self._closed = True
         self._poke.set()
 
+    def forked(self) -> None:
+        """In the child of a fork: begin anew, without the parent's thread."""
+        self._thread = None
+        self._poke = threading.Event()
+
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
-        version, quiet = -1, 0
+        seen: tuple[sqlite3.Connection | None, int] = (None, 0)  # versions of two connections cannot be compared
+        quiet = 0
         while not self._closed:
             try:
-                connection = connection or self._connect()
-                (newest,) = connection.execute("PRAGMA data_version").fetchone()
-                if newest != version or self._look:
-                    version, quiet, self._look = newest, 0, False
-                    self._ring(connection)
-            except sqlite3.Error as e:  # the slow look behind every wait finds the truth meanwhile
+                with self._line as connection:
+                    newest = (connection, connection.execute("PRAGMA data_version").fetchone()[0])
+                    if newest != seen or self._look:
+                        seen, quiet, self._look = newest, 0, False
+                        self._ring(connection)
+            except (sqlite3.Error, StoreError) as e:  # the slow look behind every wait finds the truth meanwhile
                 log.warning("sqlite.watch: %s", e)
                 self._look = True
             quiet += 1
             self._poke.wait(None if not self._bells else QUICK_S if quiet < QUICK_ROUNDS else SLOW_S)
             self._poke.clear()
-        if connection is not None:
-            connection.close()
+        self._line.close()
 
     def _ring(self, connection: sqlite3.Connection) -> None:
         names = self._bells.names()

@@ -1,0 +1,133 @@
+"""A line is a connection that lets the process fork: it is closed before, and opened anew on either side at its next use.
+
+SQLite keeps what a process has of a file (its locks, the index of the WAL) in tables of that process. A fork copies the tables
+but not the locks, so parent and child would each take them for theirs and write over each other. Therefore all lines are parked
+while the process forks: a transaction that is under way ends first, and whoever comes next waits until the fork is over.
+
+A transaction that does not end within `FORK_WAIT_S` does not stop the fork: the child then refuses to use that file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakSet
+
+from culm.errors import StoreError
+
+FORK_WAIT_S = 15.0  # longer than anybody waits for a lock of the file
+
+
+class Forked(Protocol):
+    """Something whose threads and locks the child of a fork does not have."""
+
+    def forked(self) -> None:
+        """Called in the child: begin anew, what was asked in the parent is the parent's."""
+        ...
+
+
+class Line:
+    """`with line as connection:` one thread at a time uses it, for one transaction.
+
+    Args:
+        path: the file.
+        connect: opens the connection, for use by any thread.
+    """
+
+    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._path = os.path.realpath(path)
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+        self._parked = False
+        with _lines_lock:
+            _lines.add(self)
+
+    def __enter__(self) -> sqlite3.Connection:
+        """Raises sqlite3.Error when it cannot be opened, StoreError when this process may not use the file."""
+        self._lock.acquire()
+        try:
+            if self._connection is None:
+                if self._path in _lost:
+                    raise StoreError(
+                        f"this process was forked while its parent was writing {self._path} for more than {FORK_WAIT_S:g} s, "
+                        "and cannot use that file; fork earlier, or start a new process instead (multiprocessing: 'spawn')"
+                    )
+                self._connection = self._connect()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def close(self) -> None:
+        with self._lock:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # -- around a fork ------------------------------------------------------------------------------------------------------
+
+    def park(self, patience_s: float) -> None:
+        self._parked = self._lock.acquire(timeout=patience_s)
+        if self._parked:
+            self._hang_up()
+
+    def go_on(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._lock.release()
+
+    def begin_anew(self) -> None:
+        if not self._parked:
+            _lost.add(self._path)
+            _never_closed.append(self._connection)  # to close it would undo the parent's transaction
+            self._connection = None
+        self._parked, self._lock = False, threading.Lock()
+
+
+_lines: WeakSet[Line] = WeakSet()
+_lines_lock = threading.Lock()  # held while the process forks, so that no line is missed
+_told: WeakSet[Forked] = WeakSet()
+_lost: set[str] = set()  # files whose locks this process inherited in name only
+_never_closed: list[sqlite3.Connection | None] = []
+
+
+def tell_of_forks(what: Forked) -> None:
+    """Call its `forked` in the child of a fork, as long as it lives."""
+    _told.add(what)
+
+
+def _before() -> None:
+    _lines_lock.acquire()
+    give_up_at = time.monotonic() + FORK_WAIT_S
+    for line in _lines:
+        line.park(max(0.0, give_up_at - time.monotonic()))
+
+
+def _after_in_parent() -> None:
+    for line in _lines:
+        line.go_on()
+    _lines_lock.release()
+
+
+def _after_in_child() -> None:
+    global _lines_lock
+    _lines_lock = threading.Lock()
+    for line in _lines:
+        line.begin_anew()
+    for what in _told:
+        what.forked()
+
+
+os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
