@@ -33,12 +33,10 @@ def per_s(workload: str, url: str = "memory://") -> float:
     return one(workload, url)["per_s"]
 
 
-def drain(url: str, task: str, workers: int) -> float:
+def drain(url: str, task: str, workers: int, n: int = 100_000) -> float:
     """Jobs per second, from the common start to the last commit, with the jobs queued before."""
     env = {**os.environ, "CULM_URL": url}
-    queue = (
-        f"import asyncio; from benchmarks.tasks import app, {task} as t; asyncio.run(app.enqueue_many(t.bind(i) for i in range(100_000)))"
-    )
+    queue = f"import asyncio; from benchmarks.tasks import app, {task} as t; asyncio.run(app.enqueue_many(t.bind(i) for i in range({n})))"
     subprocess.run([sys.executable, "-c", queue], env=env, check=True, stdout=subprocess.DEVNULL)
     command = [sys.executable, "-m", "benchmarks.one", "drain"]
     children = [subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
@@ -51,8 +49,8 @@ def drain(url: str, task: str, workers: int) -> float:
         child.stdin.flush()
     ends = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
     done = sum(e["done"] for e in ends)
-    if done < 100_000:
-        raise SystemExit(f"the drain ended after {done} of 100,000 jobs")
+    if done < n:
+        raise SystemExit(f"the drain ended after {done:,} of {n:,} jobs")
     return float(done / (max(e["ended"] for e in ends) - min(e["started"] for e in ends)))
 
 
@@ -125,6 +123,19 @@ def beside(what: str, ceilings: Sequence[tuple[str, str]], figure: Callable[[], 
     return [(what, name, found, (b + a) / 2) for (name, _), b, a in zip(ceilings, before, after, strict=True)]
 
 
+def table(rounds: Sequence[Sequence[Row]]) -> list[dict[str, object]]:
+    """Print what the rounds found, row by row; also as data."""
+    data: list[dict[str, object]] = []
+    print(f"{'culm':34s} {'beside':28s} {'culm':>10s} {'beside':>10s}  ratio (least-greatest)")
+    for cells in zip(*rounds, strict=True):
+        ratios = sorted(figure / ceiling for _, _, figure, ceiling in cells)
+        figure, ceiling = statistics.median(c[2] for c in cells), statistics.median(c[3] for c in cells)
+        data.append({"what": cells[0][0], "beside": cells[0][1], "per_s": figure, "beside_per_s": ceiling, "ratios": ratios})
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        print(f"{cells[0][0]:34s} {cells[0][1]:28s} {figure:10,.0f} {ceiling:10,.0f}  {spread}")
+    return data
+
+
 def one_round(folder: Path) -> list[Row]:
     rows: list[Row] = []
     for name in ("drain", "enqueue_one", "callers_100", "enqueue_many"):
@@ -163,19 +174,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=os.environ.get("CULM_BENCH_DIR")) as folder:
             rounds.append(one_round(Path(folder)))
             singles.append(single_figures(Path(folder)))
-    table = []
-    print(f"{'culm':34s} {'beside':26s} {'culm /s':>10s} {'beside /s':>10s}  ratio (least-greatest)")
-    for cells in zip(*rounds, strict=True):
-        ratios = sorted(figure / ceiling for _, _, figure, ceiling in cells)
-        figure, ceiling = statistics.median(c[2] for c in cells), statistics.median(c[3] for c in cells)
-        table.append({"what": cells[0][0], "beside": cells[0][1], "per_s": figure, "beside_per_s": ceiling, "ratios": ratios})
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-        print(f"{cells[0][0]:34s} {cells[0][1]:26s} {figure:10,.0f} {ceiling:10,.0f}  {spread}")
+    found = table(rounds)
     figures = {k: statistics.median(s[k] for s in singles) for k in singles[0]}
     print()
     for name, value in figures.items():
         print(f"{name:34s} {value:12,.3f}")
-    result = json.dumps({"rounds": asked.rounds, "table": table, "figures": figures})
+    result = json.dumps({"rounds": asked.rounds, "table": found, "figures": figures})
     if asked.json:
         asked.json.write_text(result + "\n", encoding="utf-8")
     else:

@@ -19,9 +19,10 @@ from typing import Any
 import hiredis
 from tests.servers import HOST, RedisServer
 
-from benchmarks.__main__ import Row, drain, one
+from benchmarks.__main__ import Row, drain, one, table
 
 N = 100_000
+DRAINED = 200_000
 BODY = b"\x94" + b"x" * 99  # about what the record of a no-op job takes
 
 
@@ -98,34 +99,38 @@ def ping_pong_us(port: int) -> float:
     return statistics.median(times) * 1e6
 
 
-def one_round(server: RedisServer) -> list[Row]:
-    def rate(name: str) -> float:
-        server.ask("FLUSHALL")
-        return one(name, server.url)["per_s"]
+class Bench:
+    """Figures on one server, each between two looks at what it stands beside: this machine's pace changes within seconds."""
 
-    def drained(task: str, workers: int = 1) -> float:
-        server.ask("FLUSHALL")
-        return drain(server.url, task, workers)
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
 
-    raw: dict[str, Callable[[int], float]] = {
-        "stream": stream_drain,
-        "pipelines": pipelines,
-        "trips": round_trips,
-        "two hops": ping_pong_us,
-    }
-    least = {name: measure(server.port) for name, measure in raw.items()}
-    trip = one("round_trip", server.url)["p50_us"]
-    single = drained("gone")
-    return [
-        ("drain, keep=0", "XREADGROUP 100 + XACK, XDEL", single, least["stream"]),
-        ("drain, kept for an hour", "XREADGROUP 100 + XACK, XDEL", drained("kept"), least["stream"]),
-        ("drain, two workers", "drain, one worker", drained("gone", 2), single),
-        ("enqueue one by one", "round trips", rate("enqueue_one"), least["trips"]),
-        ("100 callers enqueue", "XREADGROUP 100 + XACK, XDEL", rate("callers_100"), least["stream"]),
-        ("enqueue_many", "pipelines of 100", rate("enqueue_many"), least["pipelines"]),
-        ("100 callers await results", "XREADGROUP 100 + XACK, XDEL", rate("calls_100"), least["stream"]),
-        ("enqueue to result, p50 us", "two hops, us", trip, least["two hops"]),
-    ]
+    def rate(self, name: str, figure: str = "per_s") -> float:
+        self._server.ask("FLUSHALL")
+        return one(name, self._server.url)[figure]
+
+    def drained(self, task: str, workers: int = 1) -> float:
+        self._server.ask("FLUSHALL")
+        return drain(self._server.url, task, workers, DRAINED)
+
+    def beside(self, what: str, name: str, raw: Callable[[int], float], figure: Callable[[], float]) -> Row:
+        self._server.ask("FLUSHALL")
+        before, found = raw(self._server.port), figure()
+        self._server.ask("FLUSHALL")
+        return what, name, found, (before + raw(self._server.port)) / 2
+
+    def round(self) -> list[Row]:
+        stream = "XREADGROUP 100 + XACK, XDEL"
+        rows = [
+            self.beside("drain, keep=0", stream, stream_drain, lambda: self.drained("gone")),
+            self.beside("drain, kept for an hour", stream, stream_drain, lambda: self.drained("kept")),
+            self.beside("enqueue one by one", "round trips", round_trips, lambda: self.rate("enqueue_one")),
+            self.beside("100 callers enqueue", stream, stream_drain, lambda: self.rate("callers_100")),
+            self.beside("enqueue_many", "pipelines of 100", pipelines, lambda: self.rate("enqueue_many")),
+            self.beside("100 callers await results", stream, stream_drain, lambda: self.rate("calls_100")),
+            self.beside("enqueue to result, p50 us", "two hops, us", ping_pong_us, lambda: self.rate("round_trip", "p50_us")),
+        ]
+        return [*rows, ("drain, two workers", "drain, one worker", self.drained("gone", 2), self.drained("gone"))]
 
 
 def main() -> None:
@@ -140,14 +145,10 @@ def main() -> None:
             settings = {"appendonly": "no"} if asked.aof == "no" else {"appendonly": "yes", "appendfsync": asked.aof}
             server = RedisServer(Path(folder), **settings)
             try:
-                rounds.append(one_round(server))
+                rounds.append(Bench(server).round())
             finally:
                 server.kill()
-    for cells in zip(*rounds, strict=True):
-        ratios = sorted(figure / ceiling for _, _, figure, ceiling in cells)
-        figure, ceiling = statistics.median(c[2] for c in cells), statistics.median(c[3] for c in cells)
-        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-        print(f"{cells[0][0]:28s} {cells[0][1]:30s} {figure:10,.0f} {ceiling:10,.0f}  {spread}")
+    table(rounds)
 
 
 if __name__ == "__main__":

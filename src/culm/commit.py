@@ -67,13 +67,14 @@ class Commit(Struct, frozen=True, gc=False, kw_only=True):
 
 def weigh(commit: Commit) -> int:
     """How much a store writes for it: one for each thing, and one for every 4 KiB of its payload. Batches are bounded by this."""
-    weight = 1 + len(commit.send) + len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)
-    for job in commit.send:
-        weight += len(job.args) >> 12
-    for event in commit.emit:
-        weight += len(event.value) >> 12
-    for record in commit.records:
-        weight += len(record.value) >> 12
+    weight = 1
+    if commit.send:
+        weight += len(commit.send)
+        for job in commit.send:
+            weight += len(job.args) >> 12
+    if commit.emit or commit.triggers or commit.records or commit.cancel:
+        weight += len(commit.emit) + len(commit.triggers) + len(commit.records) + len(commit.cancel)
+        weight += sum(len(event.value) >> 12 for event in commit.emit) + sum(len(record.value) >> 12 for record in commit.records)
     if type(commit.outcome) is Succeeded:
         weight += len(commit.outcome.value) >> 12
     return weight

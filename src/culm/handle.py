@@ -15,7 +15,7 @@ from culm.current import Attempt
 from culm.duration import Seconds, maybe_ms
 from culm.errors import ResultExpired, ResultPending, StoreUnavailable, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TimedOut
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import Absent, Ended, JobView, Pending, Reader, State
+from culm.store import Absent, Ended, JobView, Pending, State
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -129,10 +129,15 @@ class Handle(Generic[R]):
         """
         self._refuse_pending()
         store = self.app.store
-        subscription, look = await store.subscribe(self.id), _Look(store, self.id)
+        subscription, patience = await store.subscribe(self.id), _Patience()
         try:
             while True:
-                found = await look(for_ms=0)  # before the news, so that what came before the end is not missed
+                try:
+                    found = await store.outcome(self.id)  # before the news, so that what came before the end is not missed
+                except StoreUnavailable as e:
+                    await patience.bear(e)
+                    continue
+                patience.renew()
                 for hint in await subscription.next(for_ms=LOOK_MS if isinstance(found, Pending) else 0):
                     if hint.kind == "progress":
                         yield _decode_progress(hint.body)
@@ -155,18 +160,25 @@ class Handle(Generic[R]):
 
     async def _ended(self, timeout_ms: int | None) -> Final:
         self._refuse_pending()
-        loop, look = asyncio.get_running_loop(), _Look(self.app.store, self.id)
+        loop, store = asyncio.get_running_loop(), self.app.store
         ends_at = inf if timeout_ms is None else loop.time() + timeout_ms / 1000
+        patience = _Patience(ends_at)
+        for_ms = LOOK_MS
         while True:
-            for_ms = min(LOOK_MS, max(0, (ends_at - loop.time()) * 1000))
-            match await look(for_ms=round(for_ms), ends_at=ends_at):
-                case Ended(outcome=outcome):
-                    return outcome
-                case Absent():
-                    raise self._expired()
-                case Pending():
-                    if loop.time() >= ends_at:
-                        raise TimedOut(self.id, f"did not end within {(timeout_ms or 0) / 1000:g} s; it goes on, ask again or cancel it")
+            if timeout_ms is not None:
+                for_ms = min(LOOK_MS, max(0, round((ends_at - loop.time()) * 1000)))
+            try:
+                found = await store.outcome(self.id, for_ms=for_ms)
+            except StoreUnavailable as e:
+                await patience.bear(e)
+                continue
+            if type(found) is Ended:
+                return found.outcome
+            if type(found) is Absent:
+                raise self._expired()
+            if loop.time() >= ends_at:
+                raise TimedOut(self.id, f"did not end within {(timeout_ms or 0) / 1000:g} s; it goes on, ask again or cancel it")
+            patience.renew()
 
     def _read(self, data: bytes) -> R:
         result: R = self._task.signature.decode_result(data) if self._task is not None else msgspec.msgpack.decode(data)
@@ -182,26 +194,25 @@ class Handle(Generic[R]):
         return ResultExpired(self.id, "is not known; it was never sent, or it ended longer than its `keep` ago")
 
 
-class _Look:
-    """Asks how a job ended. Whoever waits for it waits out the store's absence, too; a store that never answered is given up."""
+class _Patience:
+    """Whoever waits for an outcome waits out the store's absence, too; a store that never answered is given up."""
 
-    def __init__(self, store: Reader, job_id: str) -> None:
-        self._store = store
-        self._job_id = job_id
-        self._patience_s = PATIENCE_S
+    def __init__(self, ends_at: float = inf) -> None:
+        self._ends_at = ends_at  # by the loop's clock
+        self._give_up_at: float | None = None
+        self._lasts_s = PATIENCE_S
+        self._pause_s = FIRST_PAUSE_S
 
-    async def __call__(self, *, for_ms: int, ends_at: float = inf) -> Ended | Pending | Absent:
-        """Raises StoreUnavailable: it is `ends_at`, by the loop's clock, or the patience is over."""
-        loop = asyncio.get_running_loop()
-        give_up_at, pause_s = min(ends_at, loop.time() + self._patience_s), FIRST_PAUSE_S
-        while True:
-            try:
-                found = await self._store.outcome(self._job_id, for_ms=for_ms)
-            except StoreUnavailable:
-                if loop.time() + pause_s >= give_up_at:
-                    raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            else:
-                self._patience_s = inf
-                return found
+    def renew(self) -> None:
+        """The store has answered."""
+        self._give_up_at, self._lasts_s, self._pause_s = None, inf, FIRST_PAUSE_S
+
+    async def bear(self, error: StoreUnavailable) -> None:
+        """Pause before the next question. Raises the error: the wait ends, or the patience is over."""
+        now = asyncio.get_running_loop().time()
+        if self._give_up_at is None:
+            self._give_up_at = min(self._ends_at, now + self._lasts_s)
+        if now + self._pause_s >= self._give_up_at:
+            raise error
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)

@@ -114,10 +114,7 @@ class Slots:
             commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
         else:
             commit = _with_effects(attempt, attempt.effects, outcome)
-        if outcome is NOTHING and attempt.effects is None:
-            self._post(commit)
-        else:
-            self._post(commit, weight=weigh(commit))
+        self._post(commit, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer

@@ -54,21 +54,17 @@ class Outcomes:
         self._look("", job_id.encode(), waiting)
         return waiting
 
-    async def wait(self, job_id: str, *, for_ms: int) -> Found:
+    def wait(self, job_id: str, *, for_ms: int) -> Waiting:
         """How it ended, as soon as it has; PENDING after for_ms, or a second."""
-        within_s = min(for_ms, LOOK_MS) / 1000
-        if self._listening is None or not self._listening.done() or self._listening.exception() is not None:
-            await self._listen(within_s)
         name, waiting = job_id.encode(), self._link.loop.create_future()
         others = self._waiting.get(name)
         if others is None:
             self._waiting[name] = [waiting]
         else:
             others.append(waiting)
-        self._end_after(within_s, name, waiting)
+        self._end_after(min(for_ms, LOOK_MS) / 1000, name, waiting)
         self._look(self._channel, name, waiting)
-        found: Found = await waiting
-        return found
+        return waiting
 
     # -- looking ------------------------------------------------------------------------------------------------------------
 
@@ -99,12 +95,15 @@ class Outcomes:
 
     # -- being told -----------------------------------------------------------------------------------------------------------
 
-    async def _listen(self, within_s: float) -> None:
-        """Subscribe, once. Without a subscription there is still the look."""
+    def is_listening(self) -> bool:
+        return self._listening is not None and self._listening.done() and self._listening.exception() is None
+
+    async def listen(self, *, for_ms: int) -> None:
+        """Subscribe, once, before the first wait. Without a subscription there is still the look."""
         if self._listening is None or self._listening.done():
             self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
         with suppress(TimeoutError, StoreUnavailable):
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(min(for_ms, LOOK_MS) / 1000):
                 await asyncio.shield(self._listening)
 
     def _told(self, message: bytes) -> None:

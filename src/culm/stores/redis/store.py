@@ -78,6 +78,7 @@ class RedisStore:
         self._leases = Leases()
         self._server: Server | None = None
         self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ends] = WeakKeyDictionary()
+        self._latest: _Ends | None = None  # nearly every call comes from one loop
         self._lock = threading.Lock()
         self._closed = False
 
@@ -96,12 +97,15 @@ class RedisStore:
 
     def _here(self) -> _Ends:
         loop = asyncio.get_running_loop()
+        latest = self._latest  # once: another thread may change it meanwhile
+        if latest is not None and latest.link.loop is loop:
+            return latest
         ends = self._ends.get(loop)
         if ends is None:
             with self._lock:
                 if self._closed:
                     raise StoreError("this store was closed; open it anew")
-                ends = self._ends[loop] = _Ends(self)
+                ends = self._latest = self._ends[loop] = _Ends(self)
         return ends
 
     async def _run(self, name: str, *words: Word) -> Reply:
@@ -173,6 +177,8 @@ class RedisStore:
         outcomes = self._here().outcomes
         if not for_ms:
             return reads.outcome(await outcomes.look(job_id))
+        if not outcomes.is_listening():
+            await outcomes.listen(for_ms=for_ms)
         found = await outcomes.wait(job_id, for_ms=for_ms)
         while found == PENDING and (for_ms := for_ms - LOOK_MS) > 0:
             found = await outcomes.wait(job_id, for_ms=for_ms)
@@ -246,7 +252,7 @@ class RedisStore:
     async def close(self) -> None:
         with self._lock:
             self._closed = True
-            ends, self._ends = dict(self._ends), WeakKeyDictionary()
+            ends, self._ends, self._latest = dict(self._ends), WeakKeyDictionary(), None
         here = asyncio.get_running_loop()
         for loop, end in ends.items():
             if loop is here:

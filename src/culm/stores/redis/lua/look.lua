@@ -1,6 +1,6 @@
 -- How jobs ended. ARGV: now, the channel to tell of those that have not ('': none), ids...
 -- -> for each: what `outcomes` holds (it ended), 1 (it has not) or 0 (there is no such job)
-local channel, answers, waiting, w = ARGV[2], {}, {}, 0
+local channel, answers, waiting, w = ARGV[2], {}, { LISTLESS, ROOMY }, 2
 local others = channel ~= '' and ask('HMGET', WAITS, ARGV, 3, #ARGV)
 for i, outcome in ipairs(ask('HMGET', OUTCOMES, ARGV, 3, #ARGV)) do
     local id = ARGV[i + 2]
@@ -16,7 +16,7 @@ for i, outcome in ipairs(ask('HMGET', OUTCOMES, ARGV, 3, #ARGV)) do
         end
     end
 end
-if w > 0 then
+if w > 2 then
     despite_full_memory()
     many('HSET', WAITS, waiting, 1, w)
 end

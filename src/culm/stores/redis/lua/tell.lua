@@ -4,7 +4,7 @@ local told, heard, anybody = {}, {}, nil
 
 local function somebody_waits()
     if anybody == nil then
-        anybody = call('EXISTS', WAITS) == 1
+        anybody = call('HLEN', WAITS) > 1 -- the first has no name
     end
     return anybody
 end
