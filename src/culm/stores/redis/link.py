@@ -19,7 +19,7 @@ from culm.stores.redis.address import Address, Place
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
 from culm.stores.redis.pace import Pace
-from culm.stores.redis.scripts import SCRIPTS
+from culm.stores.redis.scripts import scripts
 from culm.stores.redis.sentinel import Sentinels
 from culm.stores.redis.server import Server, clients_in, inspect
 from culm.stores.redis.wire import Word
@@ -46,6 +46,7 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
+        self._scripts = scripts(address.prefix)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self._spare: list[Connection] = []
@@ -57,7 +58,7 @@ class Link:
 
     async def run(self, name: str, *words: Word) -> Reply:
         """What the script returns. Raises StoreUnavailable, StoreError, ConfigError."""
-        script, connection = SCRIPTS[name], self._main
+        script, connection = self._scripts[name], self._main
         if connection is None or not connection.is_open:
             connection = await self.connection()
         reply = await connection.ask("EVALSHA", script.sha, 1, self._address.prefix, *words)
@@ -89,7 +90,7 @@ class Link:
         connection = await self._spare_one(for_ms / 1000)
         if connection is None:
             return
-        script = SCRIPTS["arm"]
+        script = self._scripts["arm"]
         try:
             armed = connection.ask("EVALSHA", script.sha, 1, self._address.prefix, now, *queues)
             left_s = max(0.001, ends_at - self.loop.time())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from functools import cache
 from importlib.resources import files
 
 _BASE = ("base",)
@@ -24,6 +26,7 @@ _NEEDS = {
     "register": (*_BASE, _ALIVE),
     "replay": _SCOPES,
     "send": _BASE,
+    "send_one": (),
     "sweep": _ROWS,
     "view": _ROWS,
     "workers": _BASE,
@@ -33,10 +36,20 @@ _NEEDS = {
 class Script:
     """A script's text and its hash."""
 
-    def __init__(self, name: str) -> None:
-        parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
-        self.text = "\n".join(parts).encode()
+    def __init__(self, text: str) -> None:
+        self.text = text.encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-SCRIPTS = {name: Script(name) for name in _NEEDS}
+_PREFIXED = re.compile(r"\bP \.\. '([^']*)'")
+
+
+@cache
+def scripts(prefix: str) -> dict[str, Script]:
+    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it."""
+
+    def text(name: str) -> str:
+        parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
+        return f"local P = '{prefix}'\n" + _PREFIXED.sub(lambda match: f"'{prefix}{match[1]}'", "\n".join(parts))
+
+    return {name: Script(text(name)) for name in _NEEDS}

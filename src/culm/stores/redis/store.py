@@ -118,8 +118,9 @@ class RedisStore:
         letters: bytes | int = 0
         if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
             letters = await self._run("finish", client, number, *words)
-        elif (words := wire.sending(commits)) is not None:
-            letters = await self._run("send", client, number, *words)
+        elif (sent := wire.sending(commits)) is not None:
+            script, words = sent
+            letters = await self._run(script, client, number, *words)
         if not isinstance(letters, bytes):
             letters = await self._run("commit", client, number, *wire.anything(commits, self._ledger))
         assert isinstance(letters, bytes)

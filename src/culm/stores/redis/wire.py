@@ -96,8 +96,8 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
     return words
 
 
-def sending(commits: Sequence[Commit]) -> list[Word] | None:
-    """The words of send.lua behind the batch's number; None: they do not all send new roots."""
+def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
+    """Which script sends them, and its words behind the batch's number; None: they do not all send new roots."""
     groups: dict[tuple[str, int, int | None, int], list[tuple[str, bytes]]] = {}
     n = 0
     for c in commits:
@@ -116,10 +116,13 @@ def sending(commits: Sequence[Commit]) -> list[Word] | None:
     ids = [job_id for job_id, _ in jobs]
     if not ids or n > MAX_PLACES or len(set(ids)) < n:
         return None
+    if n == len(commits) == 1:
+        ((queue, priority, after, at),) = groups
+        return "send_one", [*jobs[0], f"{priority}{queue}", queue, "-" if after is None else after, at]
     words: list[Word] = [len(commits), n, *ids, *[record for _, record in jobs]]
     for (queue, priority, after, at), group in groups.items():
         words += (f"{priority}{queue}", queue, "-" if after is None else after, at, len(group))
-    return words
+    return "send", words
 
 
 def anything(commits: Sequence[Commit], ledger: str) -> list[Word]:

@@ -1,13 +1,14 @@
--- What every script begins with. KEYS[1] the namespace's prefix, ARGV[1] now in ms ('': the server's clock). The keys: docs/redis.md.
-local call, P = redis.call, KEYS[1]
+-- What most scripts begin with. P is the prefix of the namespace's keys; scripts.py writes it in. ARGV[1] is now in ms ('': the server's
+-- clock). The keys: docs/redis.md. Whatever is a constant costs nothing; whatever is put together here is so for each call.
+local call = redis.call
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
 local LARGE = P .. 'large'
 local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its head does: records.py
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
 -- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
-local LISTLESS, ROOMY = '', string.rep('-', 256)
-local ANSWERS_MS = 86400000 -- a client or claimer that is silent for longer cannot ask for its last answer again
+local LISTLESS, ROOMY = '', '------------------------------------------------------------------------------------------------'
+local ANSWERS_MS = '86400000' -- a client or claimer that is silent for longer cannot ask for its last answer again
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -48,7 +49,7 @@ local function forget(id)
 end
 
 local function ring(queue)
-    call('ZADD', P .. 'm:' .. queue, 0, '1')
+    call('ZADD', P .. 'm:' .. queue, '0', '1')
 end
 
 -- A full server refuses a script's first write, if it takes memory, and only that one. What drains it, or keeps it alive, begins with this.
