@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+REDIS_ARGS ?=
 
 .PHONY: demo check test bench bench-peers lint types servers clean
 
@@ -31,11 +32,11 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.redis $(REDIS_ARGS)
 
-bench-peers: $(VENV)/.installed
-	sh benchmarks/peers/install_redis.sh
+bench-peers: $(VENV)/.installed servers
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 $(VENV)/.installed: pyproject.toml

@@ -1,4 +1,4 @@
-"""Where the time of a job goes: `python -m benchmarks.parts` times each step by itself, in microseconds a job.
+"""Where the time of a job goes: `python -m benchmarks.parts [redis://host]` times each step by itself, in microseconds a job.
 
 Steps in a store are timed in batches of 500, as a busy worker meets them; SQLite by the CPU time of its desk's thread and by the wall.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from culm.job import Delivery, decode_job, encode_job
 from culm.outcome import Succeeded
 from culm.store import FullStore
 from culm.stores.memory import MemoryStore
+from culm.stores.open import open_store
 from culm.stores.sqlite.store import SqliteStore
 from culm.task import Bound, make_job
 from culm.worker.process import tune
@@ -98,6 +100,8 @@ async def main() -> None:
     await tasks("run: the same, with an Attempt as its current()", current=True)
     timed("run: the Commit", lambda: Commit(fence=Held(job.id, "w/1"), outcome=Succeeded(), keep_ms=0))
     await store("memory", MemoryStore())
+    for url in sys.argv[1:]:
+        await store("Redis", open_store(url))
     with tempfile.TemporaryDirectory() as folder:
         await store("SQLite FULL", SqliteStore(Path(folder) / "parts.db"))
     with tempfile.TemporaryDirectory() as folder:

@@ -78,7 +78,7 @@ class RedisServer:
                 raise RuntimeError(f"redis-server did not start:\n{(self.folder / 'redis.log').read_text()[-2000:]}")
             time.sleep(0.02)
 
-    def ask(self, *words: str) -> bytes:
+    def ask(self, *words: str | bytes) -> bytes:
         """The first line of its answer; b"" when it does not answer."""
         try:
             with socket.create_connection((HOST, self.port), timeout=5) as connection:
@@ -120,8 +120,9 @@ def redis() -> RedisServer:
     return server
 
 
-def _packed(words: tuple[str, ...]) -> bytes:
-    return f"*{len(words)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in map(str.encode, words))
+def _packed(words: tuple[str | bytes, ...]) -> bytes:
+    raw = [word.encode() if isinstance(word, str) else word for word in words]
+    return f"*{len(raw)}\r\n".encode() + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in raw)
 
 
 def free_port() -> int:

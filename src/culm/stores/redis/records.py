@@ -67,15 +67,25 @@ def read_record(name: str, record: bytes | None) -> tuple[Job, int, str]:
     return job, int.from_bytes(record[SENT], "big"), broken
 
 
+_NO_HEAD = b" 0 0 0 0 0 0 0\n"  # of hostile bytes: rows.lua says the same
+
+
 class Head:
     """What a record says before its body."""
 
     __slots__ = ("due", "priority", "queue", "sent", "task", "topic")
 
     def __init__(self, record: bytes) -> None:
-        line, _, texts = record[HEAD:].partition(b"\n")
-        after, at, priority, _, queue, task, topic = line.split()
         self.sent = int.from_bytes(record[SENT], "big")
+        try:
+            self._read(record[HEAD:])
+        except ValueError:
+            self.sent = 0
+            self._read(_NO_HEAD)
+
+    def _read(self, head: bytes) -> None:
+        line, _, texts = head.partition(b"\n")
+        after, at, priority, _, queue, task, topic = line.split()
         self.due = None if after == b"-" else max(self.sent + int(after), int(at))
         self.priority = int(priority)
         end_queue, end_task = int(queue), int(queue) + int(task)

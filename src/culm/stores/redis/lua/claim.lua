@@ -44,8 +44,7 @@ local function overdue_under(old, queue, bound, found)
     for i, own in ipairs(ask('HMGET', P .. 'x:' .. queue, ids, 1, #ids)) do
         local ends = tonumber(own or bound)
         if ends <= now then
-            local row = row_of(ids[i])
-            found[#found + 1] = { ends, row.n, row, old }
+            found[#found + 1] = { ends, row_of(ids[i]).n, ids[i], old }
         else
             rest = math.min(rest, ends)
         end
@@ -64,7 +63,7 @@ local function overdue(queues)
     end
     table.sort(found, sooner)
     for _, entry in ipairs(found) do
-        local row, old = entry[3], entry[4]
+        local row, old = row_of(entry[3]), entry[4] -- anew: the end of one may have released another
         if row.cancelled == 1 then
             let_go(row)
             finish(row, 3, CANCELLED, row.keep, old)
@@ -83,7 +82,11 @@ local function overdue(queues)
     for _, entry in ipairs(looked) do
         local old, queue, rest = entry[1], entry[2], entry[3]
         if not left[old .. '\n' .. queue] and call('ZSCORE', P .. 'u:' .. queue, old) then
-            call('ZADD', P .. 'u:' .. queue, rest, old)
+            if rest < INF then
+                call('ZADD', P .. 'u:' .. queue, rest, old)
+            else
+                forget_lease(old, queue)
+            end
         end
     end
     for queue, ids in pairs(mine) do
@@ -102,7 +105,10 @@ local function ids_of(some)
             size = size + (bytes or 0)
             if size > MOST_BYTES and #taken + i > 1 then
                 full = true
-                return { unpack(ids, 1, i - 1) }
+                for rest = #ids, i, -1 do
+                    ids[rest] = nil
+                end
+                break
             end
         end
     end

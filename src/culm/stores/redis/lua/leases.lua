@@ -22,6 +22,12 @@ local function hold(lease, queue, ids, from, to, until_ms)
     return lines
 end
 
+local function forget_lease(lease, queue)
+    call('HDEL', P .. 'k:' .. queue, lease)
+    call('HDEL', P .. 'l:' .. queue, lease)
+    call('ZREM', P .. 'u:' .. queue, lease)
+end
+
 -- `count` jobs left their lease; those in list[from..to] may have had an end of their own.
 local function forget_held(lease, queue, count, list, from, to)
     local own = P .. 'x:' .. queue
@@ -29,9 +35,7 @@ local function forget_held(lease, queue, count, list, from, to)
         many('HDEL', own, list, from, to)
     end
     if call('HINCRBY', P .. 'k:' .. queue, lease, -count) <= 0 then
-        call('HDEL', P .. 'k:' .. queue, lease)
-        call('HDEL', P .. 'l:' .. queue, lease)
-        call('ZREM', P .. 'u:' .. queue, lease)
+        forget_lease(lease, queue)
     end
 end
 
@@ -52,7 +56,7 @@ end
 -- Some of an entry's jobs end at until_ms, which may be sooner than the rest: then the rest get ends of their own.
 local function ends_sooner(lease, queue, until_ms)
     local bound, own = call('ZSCORE', P .. 'u:' .. queue, lease), P .. 'x:' .. queue
-    if tonumber(bound) <= until_ms then
+    if not bound or tonumber(bound) <= until_ms then
         return
     end
     for _, id in ipairs((still_held(lease, queue))) do

@@ -1,0 +1,65 @@
+"""Bytes in `jobs` that are no record, or not this job's: a dead letter with the reason, and the others run."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from culm import App, TaskLost
+from culm.job import Job, encode_job
+from culm.stores.redis.address import parse
+from culm.stores.redis.records import tail
+from tests.servers import RedisServer
+
+START = b"\x94\xcf" + struct.pack(">Q", 1) + b"\xb0" + b"0" * 12
+GOOD = START + tail(Job(id="bad", task="well"))
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "are not a job"),
+    "truncated in the job": (GOOD[:-3], "are not a job"),
+    "truncated in the head": (GOOD[:35], "are not a job"),
+    "truncated at once": (GOOD[:1], "are not a job"),
+    "no record": (b"\xff" * 64, "are not a job"),
+    "another job": (START + tail(Job(id="good", task="well")), "are those of another job"),
+    "a job without its head": (encode_job(Job(id="bad", task="well")), "are not a job"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("keep", [0, 60])
+async def test_hostile_records_become_dead_letters_and_the_worker_lives(what: str, keep: int, server: RedisServer) -> None:
+    data, reason = HOSTILE[what]
+    url = server.url
+    async with App(url) as app:
+
+        @app.task(name="well", keep=keep)
+        async def well() -> str:
+            return "well"
+
+        bad = await well.using(id="bad").enqueue()
+        other = await well.using(keep=60).enqueue()
+        assert server.ask("HSET", parse(url).prefix + "jobs", "bad", data) == b":0"
+        async with app.worker(concurrency=4):
+            assert await other.result(timeout=20) == "well"
+            with pytest.raises(TaskLost, match=f"^job bad: was given up: the stored bytes of job 'bad' {reason}"):
+                await bad.result(timeout=20)
+            assert await (await well.using(keep=60).enqueue()).result(timeout=20) == "well"
+        assert [(v.id, v.state) for v in await app.store.jobs(state="lost")] == [("bad", "lost")]
+        assert await app.store.discard(["bad"]) == 1
+
+
+async def test_a_hostile_record_of_a_dead_worker_is_taken_over_and_buried(server: RedisServer) -> None:
+    url = server.url
+    async with App(url) as app:
+
+        @app.task(name="well")
+        async def well() -> str:
+            return "well"
+
+        bad = await well.using(id="bad").enqueue()
+        assert len((await app.store.claim(["default"], lease="dead/1", limit=5, for_ms=50)).deliveries) == 1
+        server.ask("HSET", parse(url).prefix + "jobs", "bad", b"\xc1")
+        async with app.worker(poll=0.2):
+            with pytest.raises(TaskLost, match="are not a job"):
+                await bad.result(timeout=20)
