@@ -103,7 +103,7 @@ async def test_an_end_that_was_told_to_nobody_is_found_by_looking(server: RedisS
         async with opened(through(server, proxy)) as store, opened(direct(server, store)) as other:
             await send(other, "a")
             asked = asyncio.create_task(again(store.outcome, "a", for_ms=60_000))
-            await until(lambda: server.read("HLEN", f"{store.address.prefix}waits") == 1, "it to wait to be told")
+            await until(lambda: server.read("HEXISTS", f"{store.address.prefix}waits", "a") == 1, "it to wait to be told")
             proxy.refuse()
             proxy.cut()
             async with working(other):

@@ -8,7 +8,7 @@ from culm.errors import ConfigError, CulmError, StoreError, StoreFull, StoreUnav
 
 # A script wraps the error of a command in its own: the code may stand anywhere.
 _LATER = re.compile(r"\b(LOADING|BUSY|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|TRYAGAIN|CLUSTERDOWN|UNBLOCKED|killed by user)\b")
-_NEVER = re.compile(r"\b(NOAUTH|WRONGPASS|NOPERM|invalid password|invalid username|DB index is out of range)\b")
+_NEVER = re.compile(r"\b(NOAUTH|WRONGPASS|NOPERM|invalid password|invalid username|ERR AUTH|DB index is out of range)\b")
 
 
 def translated(message: str) -> CulmError:
