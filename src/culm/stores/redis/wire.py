@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from culm.commit import Commit, Committed
+from culm.job import Job
 from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
 from culm.stores.redis.records import LARGE, MAX_PLACES, tail
 
@@ -44,8 +45,11 @@ class Leases:
 
     def forget(self, commits: Sequence[Commit]) -> None:
         """These attempts ended, or are another's. A lease goes with its last; one too soon costs only the columns."""
-        for lease, ended in Counter([c.fence.lease for c in commits if c.fence is not None and c.outcome is not None]).items():
-            left = self._left.pop(lease, 0) - ended
+        ended = [c.fence.lease for c in commits if c.fence is not None and c.outcome is not None]
+        if not ended:
+            return
+        for lease, n in Counter(ended).items():
+            left = self._left.pop(lease, 0) - n
             if left > 0:
                 self._left[lease] = left
             else:
@@ -98,6 +102,8 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
 
 def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
     """Which script sends them, and its words behind the batch's number; None: they do not all send new roots."""
+    if len(commits) == 1 and len(commits[0].send) == 1:
+        return _sending_one(commits[0], commits[0].send[0])
     groups: dict[tuple[str, int, int | None, int], list[tuple[str, bytes]]] = {}
     n = 0
     for c in commits:
@@ -116,13 +122,18 @@ def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
     ids = [job_id for job_id, _ in jobs]
     if not ids or n > MAX_PLACES or len(set(ids)) < n:
         return None
-    if n == len(commits) == 1:
-        ((queue, priority, after, at),) = groups
-        return "send_one", [*jobs[0], f"{priority}{queue}", queue, "-" if after is None else after, at]
     words: list[Word] = [len(commits), n, *ids, *[record for _, record in jobs]]
     for (queue, priority, after, at), group in groups.items():
         words += (f"{priority}{queue}", queue, "-" if after is None else after, at, len(group))
     return "send", words
+
+
+def _sending_one(c: Commit, job: Job) -> tuple[str, list[Word]] | None:
+    record = tail(job)
+    if c.fence is not None or c.emit or c.triggers or c.records or c.cancel or "~" in job.id or job.topic or len(record) >= LARGE:
+        return None
+    after: Word = "-" if job.after_ms is None else job.after_ms
+    return "send_one", [job.id, record, f"{job.priority}{job.queue}", job.queue, after, job.at_ms or 0]
 
 
 def anything(commits: Sequence[Commit], ledger: str) -> list[Word]:
