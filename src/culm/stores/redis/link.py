@@ -124,7 +124,16 @@ class Link:
             return main
         if self._connecting is None:
             self._connecting = self.loop.create_task(self._reconnect())
-        return await asyncio.shield(self._connecting)
+        try:
+            return await asyncio.shield(self._connecting)
+        except asyncio.CancelledError:
+            if self._closed_under_a_caller():
+                raise StoreError("this store was closed; open it anew") from None
+            raise
+
+    def _closed_under_a_caller(self) -> bool:
+        task = asyncio.current_task()
+        return self.closed and not (task is not None and task.cancelling())
 
     async def _reconnect(self) -> Connection:
         try:

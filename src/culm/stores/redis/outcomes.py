@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from culm.errors import StoreUnavailable
+from culm.errors import StoreError, StoreUnavailable
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.wire import Word
@@ -44,6 +44,8 @@ class Outcomes:
         self._waiting: dict[bytes, list[Waiting]] = {}
         self._looks: dict[str, list[tuple[bytes, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
         self._looking: set[asyncio.Task[None]] = set()
+        self._unlooked: set[Waiting] = set()  # waits whose first look was not answered yet
+        self._late: set[Waiting] = set()  # those of them whose time is over
         self._ends: dict[int, list[tuple[bytes, Waiting]]] = {}  # tick -> the waits that end then
         self._ticking = False
         self._listening: asyncio.Task[None] | None = None
@@ -63,6 +65,7 @@ class Outcomes:
         else:
             others.append(waiting)
         self._end_after(min(for_ms, LOOK_MS) / 1000, name, waiting)
+        self._unlooked.add(waiting)
         self._look(self._channel, name, waiting)
         return waiting
 
@@ -83,15 +86,26 @@ class Outcomes:
             some = looks[:MOST_AT_ONCE]
             try:
                 found = await self._link.run("look", self._now(), channel, *[name for name, _ in some])
+            except asyncio.CancelledError:
+                self._fail(looks, StoreError("this store was closed; open it anew"))
+                raise
             except Exception as e:  # noqa: BLE001  # whoever asked must hear of it
-                for _, waiting in some:
-                    if not waiting.done():
-                        waiting.set_exception(e)
-            else:
-                for (_, waiting), one in zip(some, found, strict=True):
-                    if (one != PENDING or not channel) and not waiting.done():
-                        waiting.set_result(one)
+                self._fail(looks, e)
+                continue
+            for (_, waiting), one in zip(some, found, strict=True):
+                self._unlooked.discard(waiting)
+                if (one != PENDING or not channel or waiting in self._late) and not waiting.done():
+                    waiting.set_result(one)
+                self._late.discard(waiting)
             del looks[: len(some)]
+
+    def _fail(self, looks: list[tuple[bytes, Waiting]], error: Exception) -> None:
+        for _, waiting in looks:
+            self._unlooked.discard(waiting)
+            self._late.discard(waiting)
+            if not waiting.done():
+                waiting.set_exception(error)
+        looks.clear()
 
     # -- being told -----------------------------------------------------------------------------------------------------------
 
@@ -146,5 +160,7 @@ class Outcomes:
             others.remove(waiting)
             if not others:
                 del self._waiting[name]
-        if not waiting.done():
+        if waiting in self._unlooked:
+            self._late.add(waiting)  # nothing is known of it yet: the look, or its failure, is the answer
+        elif not waiting.done():
             waiting.set_result(PENDING)

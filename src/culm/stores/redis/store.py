@@ -11,9 +11,10 @@ import asyncio
 import logging
 import random
 import threading
+import time
 import uuid
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from contextlib import suppress
 
 import msgspec
 
@@ -56,6 +57,11 @@ class _Ends:
         self.news.close()
         self.link.close()
 
+    def abandon(self) -> None:
+        """Its loop is closed."""
+        with suppress(RuntimeError):
+            self.close()
+
 
 class RedisStore:
     """The whole of `FullStore` over one Redis server, in one namespace of it.
@@ -77,7 +83,7 @@ class RedisStore:
         self._ledger = "1" if address.ledger else ""
         self._leases = Leases()
         self._server: Server | None = None
-        self._ends: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ends] = WeakKeyDictionary()
+        self._ends: dict[asyncio.AbstractEventLoop, _Ends] = {}
         self._latest: _Ends | None = None  # nearly every call comes from one loop
         self._lock = threading.Lock()
         self._closed = False
@@ -105,6 +111,8 @@ class RedisStore:
             with self._lock:
                 if self._closed:
                     raise StoreError("this store was closed; open it anew")
+                for gone in [known for known in self._ends if known.is_closed()]:
+                    self._ends.pop(gone).abandon()
                 ends = self._latest = self._ends[loop] = _Ends(self)
         return ends
 
@@ -179,7 +187,9 @@ class RedisStore:
         if not for_ms:
             return reads.outcome(await outcomes.look(job_id))
         if not outcomes.is_listening():
+            began = time.monotonic()
             await outcomes.listen(for_ms=for_ms)
+            for_ms = max(1, for_ms - round((time.monotonic() - began) * 1000))
         found = await outcomes.wait(job_id, for_ms=for_ms)
         while found == PENDING and (for_ms := for_ms - LOOK_MS) > 0:
             found = await outcomes.wait(job_id, for_ms=for_ms)
@@ -253,7 +263,7 @@ class RedisStore:
     async def close(self) -> None:
         with self._lock:
             self._closed = True
-            ends, self._ends, self._latest = dict(self._ends), WeakKeyDictionary(), None
+            ends, self._ends, self._latest = self._ends, {}, None
         here = asyncio.get_running_loop()
         for loop, end in ends.items():
             if loop is here:

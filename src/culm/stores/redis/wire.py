@@ -93,9 +93,9 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
             group.keeps.append("" if kind in _DEAD_KINDS else c.keep_ms)
             group.values.append(b"F%d 1 0 1 0\n%b" % (kind, encode_outcome(outcome)))
     words: list[Word] = [ledger, len(commits)]
+    if len({job_id for some in groups.values() for job_id in some.ids}) < len(commits):
+        return None
     for (of, name, all_gone), some in groups.items():
-        if len(set(some.ids)) < len(some.ids):
-            return None
         words += (of, name, "1" if all_gone else "", len(some.ids), *some.ids, *some.keeps, *some.values)
     return words
 

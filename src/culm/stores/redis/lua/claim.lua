@@ -38,36 +38,68 @@ local function sooner(a, b)
     return a[1] < b[1] or a[1] == b[1] and a[2] < b[2]
 end
 
--- Of a lease that may be overdue: what is, and when the first of the others will be.
-local function overdue_under(old, queue, bound, found)
-    local ids, rest = still_held(old, queue), INF
-    for i, own in ipairs(ask('HMGET', P .. 'x:' .. queue, ids, 1, #ids)) do
-        local ends = tonumber(own or bound)
-        if ends <= now then
-            found[#found + 1] = { ends, row_of(ids[i]).n, ids[i], old }
-        else
+-- Of a lease that may be overdue: add to `found` what is, of it only what was asked to stop when there is enough.
+-- -> when the first of the others will be; whether something overdue is left
+local function overdue_under(entry, found, enough)
+    local ids, rest, left = still_held(entry.lease, entry.queue), INF, false
+    local states = call('EXISTS', STATE) == 1 and ask('HMGET', STATE, ids, 1, #ids)
+    for i, own in ipairs(ask('HMGET', P .. 'x:' .. entry.queue, ids, 1, #ids)) do
+        local ends, asked = own and tonumber(own) or entry.bound, states and states[i] and is_cancelled(states[i])
+        if ends > now then
             rest = math.min(rest, ends)
+        elseif enough and not asked then
+            left = true
+        else
+            found[#found + 1] = { ends, row_of(ids[i]).n, ids[i], entry, asked }
         end
     end
-    return rest
+    return rest, left
+end
+
+-- How many of them a claim would take before all that end at that moment.
+local function ended_before(found, moment)
+    local n = 0
+    for _, one in ipairs(found) do
+        n = n + ((one[1] < moment and not one[5]) and 1 or 0)
+    end
+    return n
+end
+
+-- What may be overdue, by when.
+local function lapsed(queues)
+    local entries = {}
+    for _, queue in ipairs(queues) do
+        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, MOST_LEASES)
+        for i = 1, #some, 2 do
+            entries[#entries + 1] = { lease = some[i], queue = queue, bound = tonumber(some[i + 1]) }
+        end
+    end
+    table.sort(entries, function(a, b)
+        return a.bound < b.bound
+    end)
+    return entries
+end
+
+local function fits(id)
+    size = size + (call('HGET', LARGE, id) or 0)
+    full = size > MOST_BYTES and #taken > 0
+    return not full
 end
 
 -- Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now.
 local function overdue(queues)
-    local found, looked, mine, left = {}, {}, {}, {}
-    for _, queue in ipairs(queues) do
-        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, MOST_LEASES)
-        for i = 1, #some, 2 do
-            looked[#looked + 1] = { some[i], queue, overdue_under(some[i], queue, some[i + 1], found) }
-        end
+    local found, entries, mine, enough = {}, lapsed(queues), {}, false
+    for _, entry in ipairs(entries) do
+        enough = enough or #found >= limit and ended_before(found, entry.bound) >= limit
+        entry.rest, entry.left = overdue_under(entry, found, enough)
     end
     table.sort(found, sooner)
-    for _, entry in ipairs(found) do
-        local row, old = row_of(entry[3]), entry[4] -- anew: the end of one may have released another
+    for _, one in ipairs(found) do
+        local row, entry = row_of(one[3]), one[4] -- anew: the end of one may have released another
         if row.cancelled == 1 then
             let_go(row)
-            finish(row, 3, CANCELLED, row.keep, old)
-        elseif #taken < limit then
+            finish(row, 3, CANCELLED, row.keep, entry.lease)
+        elseif #taken < limit and not full and fits(row.id) then
             let_go(row)
             row.expiries, row.fence, row.special = row.expiries + 1, row.fence + 1, true
             save(row)
@@ -76,16 +108,15 @@ local function overdue(queues)
             table.insert(mine[row.queue], row.id)
             add(row)
         else
-            left[old .. '\n' .. row.queue] = true
+            entry.left = true
         end
     end
-    for _, entry in ipairs(looked) do
-        local old, queue, rest = entry[1], entry[2], entry[3]
-        if not left[old .. '\n' .. queue] and call('ZSCORE', P .. 'u:' .. queue, old) then
-            if rest < INF then
-                call('ZADD', P .. 'u:' .. queue, rest, old)
+    for _, entry in ipairs(entries) do
+        if not entry.left and call('ZSCORE', P .. 'u:' .. entry.queue, entry.lease) then
+            if entry.rest < INF then
+                call('ZADD', P .. 'u:' .. entry.queue, entry.rest, entry.lease)
             else
-                forget_lease(old, queue)
+                forget_lease(entry.lease, entry.queue)
             end
         end
     end
@@ -144,6 +175,9 @@ local function take_from_one(lane, want)
     local some = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want)
     if #some > 0 then
         local ids, first = ids_of(some), #taken == 0
+        if #ids == 0 then
+            return
+        end
         call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, #ids - 1)
         local text = grant(ids, string.sub(lane, 2), 1, #ids)
         lines, lines_of = first and text or nil, #taken

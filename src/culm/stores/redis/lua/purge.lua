@@ -4,8 +4,10 @@ local members, limit = {}, tonumber(ARGV[4])
 ledger = ARGV[3] == '1'
 for priority = 9, 0, -1 do
     if #members < limit then
-        for _, member in ipairs(call('ZRANGE', P .. 'q:' .. priority .. ARGV[2], 0, limit - #members - 1)) do
+        local lane = P .. 'q:' .. priority .. ARGV[2]
+        for _, member in ipairs(call('ZRANGE', lane, 0, limit - #members - 1)) do
             members[#members + 1] = member
+            call('ZREM', lane, member) -- here: a broken record does not know its lane
         end
     end
 end

@@ -19,11 +19,7 @@ local function body_of(record)
 end
 
 -- The head of a record (records.py writes it), as far as a row needs it; nil: there is no such job.
-local function head_of(id)
-    local record = call('HGET', JOBS, id)
-    if not record then
-        return nil
-    end
+local function head_in(id, record)
     local after, at, priority, keep, queue, task, topic, first =
         string.match(record, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()', HEAD_FROM)
     if not first then
@@ -41,6 +37,11 @@ local function head_of(id)
     return row
 end
 
+local function head_of(id)
+    local record = call('HGET', JOBS, id)
+    return record and head_in(id, record) or nil
+end
+
 local function read_state(row, state)
     local attempt, expiries, fence, again, cancelled, due, sent = string.match(state, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
     row.attempt, row.expiries, row.fence = tonumber(attempt), tonumber(expiries), tonumber(fence)
@@ -54,13 +55,19 @@ end
 
 -- The row; nil: there is no such job. `due` of a leased one is what it was due before its first claim.
 local function row_of(id)
-    local row = head_of(id)
-    if not row then
+    if id == LISTLESS then
         return nil
     end
-    local held, state = call('HGET', HELD, id), call('HGET', STATE, id)
+    local row, held, state = head_of(id), call('HGET', HELD, id), call('HGET', STATE, id)
+    if not row then
+        if not held then
+            return nil
+        end
+        row = head_in(id, BROKEN) -- somebody deleted its record
+    end
     if held then
         row.lease, row.queue = lease_in(held), queue_in(held)
+        row.lane = string.sub(row.lane, 1, 1) .. row.queue
         row.attempt, row.fence = 1, 1
     elseif string.sub(call('HGET', OUTCOMES, id) or '', 1, 1) == 'F' then
         row.finished = true
