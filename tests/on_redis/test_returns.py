@@ -146,7 +146,7 @@ async def test_two_hundred_clients_do_not_return_as_a_herd(
     """Each with its main connection, a subscription and a blocked wait: 600 connections.
 
     All of them share this process. When the machine lets it stand still, what came due meanwhile comes at once, as it would not from
-    two hundred machines: the bound grows with the longest such time, which is measured.
+    two hundred machines: the bound grows with the two longest such times, which are measured.
     """
     monkeypatch.setattr("culm.stores.redis.link.COUNT_S", 1.0)
 
@@ -175,8 +175,9 @@ async def test_two_hundred_clients_do_not_return_as_a_herd(
         await until(lambda: proxy.accepted >= 6 * CLIENTS, "their return")
         took_s, most = time.monotonic() - back_at, most_within([at for at in proxy.accepted_at if at > back_at], 0.1)
         said = f"{3 * CLIENTS} connections were back after {took_s:.1f} s, at most {most} within 100 ms"
-        record_property("said", f"{said}; this process stood still for up to {max(stalls) * 1000:.0f} ms")
-        assert most <= 20 * (1 + max(stalls) / 0.1)
+        still_s = sum(sorted(stalls)[-2:])
+        record_property("said", f"{said}; this process stood still for up to {still_s * 1000:.0f} ms")
+        assert most <= 20 * (1 + still_s / 0.1)
         for wait in (*waits, watching):
             wait.cancel()
         await asyncio.gather(*waits, watching, return_exceptions=True)

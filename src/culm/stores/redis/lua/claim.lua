@@ -88,10 +88,14 @@ end
 
 -- Jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now.
 local function overdue(queues)
-    local found, entries, mine, enough = {}, lapsed(queues), {}, false
+    local found, entries, mine, enough, asked = {}, lapsed(queues), {}, false, call('EXISTS', STATE) == 1
     for _, entry in ipairs(entries) do
         enough = enough or #found >= limit and ended_before(found, entry.bound) >= limit
-        entry.rest, entry.left = overdue_under(entry, found, enough)
+        if enough and not asked then -- nobody was asked to stop
+            entry.rest, entry.left = INF, true
+        else
+            entry.rest, entry.left = overdue_under(entry, found, enough)
+        end
     end
     table.sort(found, sooner)
     for _, one in ipairs(found) do
