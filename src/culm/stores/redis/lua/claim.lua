@@ -27,7 +27,7 @@ end
 -- What the lease holds: its reply was lost.
 local function repeated()
     for i = 7, #ARGV do
-        for _, id in ipairs((still_held(lease, ARGV[i]))) do
+        for _, id in ipairs(still_held(lease, ARGV[i])) do
             add(row_of(id))
         end
     end
