@@ -8,6 +8,8 @@ decoded at once. rows.lua reads the same.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import msgspec
 from msgspec import Struct
 
@@ -17,25 +19,40 @@ SENT, HEAD = slice(2, 10), 30  # where they lie, in bytes
 MAX_PLACES = 0x10000
 LARGE = 32_000  # bytes: such a record is counted by itself, so that a claim is not too large
 
-_heads: dict[tuple[object, ...], bytes] = {}  # most jobs are like others
+Likeness: TypeAlias = "tuple[str, str, str, int | None, int | None, int, int]"  # what a head is made of
+
+_heads: dict[Likeness, bytes] = {}  # most jobs are like others
 _MOST_HEADS = 1_000
+_PLACES = [b"%04x" % place for place in range(2_048)]  # more than a batch usually has
 
 
-def tail(job: Job, place: str = "0000") -> bytes:
-    """A record, but for what the server writes before it."""
-    like = (job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms)
+def likeness(job: Job) -> Likeness:
+    return job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms
+
+
+def head_of(like: Likeness) -> bytes:
     head = _heads.get(like)
     if head is None:
         if len(_heads) >= _MOST_HEADS:
             _heads.clear()
-        head = _heads[like] = _head(job)
-    return place.encode() + head + encode_job(job)
+        head = _heads[like] = _head(like)
+    return head
 
 
-def _head(job: Job) -> bytes:
-    queue, task, topic = job.queue.encode(), job.task.encode(), job.topic.encode()
-    after = "-" if job.after_ms is None else job.after_ms
-    numbers = f" {after} {job.at_ms or 0} {job.priority} {job.keep_ms} {len(queue)} {len(task)} {len(topic)}\n".encode()
+def record_tail(place: int, head: bytes, job: Job) -> bytes:
+    """A record, but for what the server writes before it."""
+    return (_PLACES[place] if place < len(_PLACES) else b"%04x" % place) + head + encode_job(job)
+
+
+def tail(job: Job) -> bytes:
+    """The same for the only one of its batch."""
+    return record_tail(0, head_of(likeness(job)), job)
+
+
+def _head(like: Likeness) -> bytes:
+    queue, task, topic = (text.encode() for text in like[:3])
+    after, at, priority, keep = like[3:]
+    numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {len(queue)} {len(task)} {len(topic)}\n".encode()
     texts = numbers + queue + task + topic
     return b"\xda" + len(texts).to_bytes(2, "big") + texts
 

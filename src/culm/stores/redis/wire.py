@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from culm.commit import Commit, Committed
 from culm.job import Job
 from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
-from culm.stores.redis.records import LARGE, MAX_PLACES, tail
+from culm.stores.redis.records import LARGE, MAX_PLACES, Likeness, head_of, likeness, record_tail, tail
 
 Word: TypeAlias = bytes | str | int
 
@@ -100,31 +101,44 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
     return words
 
 
+class _Lot:
+    """New jobs that are alike: their records have one head, and they go to one lane."""
+
+    __slots__ = ("head", "ids", "records")
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+        self.ids: list[Word] = []
+        self.records: list[Word] = []
+
+
 def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
     """Which script sends them, and its words behind the batch's number; None: they do not all send new roots."""
     if len(commits) == 1 and len(commits[0].send) == 1:
         return _sending_one(commits[0], commits[0].send[0])
-    groups: dict[tuple[str, int, int | None, int], list[tuple[str, bytes]]] = {}
-    n = 0
+    lots: dict[Likeness, _Lot] = {}
+    place = 0
     for c in commits:
         if c.fence is not None or c.emit or c.triggers or c.records or c.cancel:
             return None
         for job in c.send:
-            record = tail(job, f"{n:04x}")
-            n += 1
+            like = likeness(job)
+            if (lot := lots.get(like)) is None:
+                lot = lots[like] = _Lot(head_of(like))
+            record = record_tail(place, lot.head, job)
+            place += 1
             if "~" in job.id or job.topic or len(record) >= LARGE:
                 return None
-            key = (job.queue, job.priority, job.after_ms, job.at_ms or 0)
-            if (group := groups.get(key)) is None:
-                group = groups[key] = []
-            group.append((job.id, record))
-    jobs = [job for group in groups.values() for job in group]
-    ids = [job_id for job_id, _ in jobs]
-    if not ids or n > MAX_PLACES or len(set(ids)) < n:
+            lot.ids.append(job.id)
+            lot.records.append(record)
+    ids = list(chain.from_iterable(lot.ids for lot in lots.values()))
+    if not ids or place > MAX_PLACES or len(set(ids)) < place:
         return None
-    words: list[Word] = [len(commits), n, *ids, *[record for _, record in jobs]]
-    for (queue, priority, after, at), group in groups.items():
-        words += (f"{priority}{queue}", queue, "-" if after is None else after, at, len(group))
+    words: list[Word] = [len(commits), place, *ids]
+    for lot in lots.values():
+        words += lot.records
+    for (queue, _, _, after, at, priority, _), lot in lots.items():
+        words += (f"{priority}{queue}", queue, "-" if after is None else after, at or 0, len(lot.ids))
     return "send", words
 
 

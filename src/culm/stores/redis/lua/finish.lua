@@ -26,13 +26,19 @@ end
 
 local function keep(group)
     local outcomes, o, ends, e, dead, keeps, values = { LISTLESS, ROOMY }, 2, {}, 0, {}, group.n, 2 * group.n
+    local kept_until = {} -- by how long: nearly all are kept equally long
     for i = group.first, group.last do
         local id, for_ms = ARGV[i], ARGV[i + keeps]
         outcomes[o + 1], outcomes[o + 2], o = id, ARGV[i + values], o + 2
         if for_ms == '' then
             dead[#dead + 1] = id
         else
-            ends[e + 1], ends[e + 2], e = string.format('%.0f', now + for_ms), id, e + 2
+            local moment = kept_until[for_ms]
+            if not moment then
+                moment = string.format('%.0f', now + for_ms)
+                kept_until[for_ms] = moment
+            end
+            ends[e + 1], ends[e + 2], e = moment, id, e + 2
         end
     end
     many('HSET', OUTCOMES, outcomes, 1, o)

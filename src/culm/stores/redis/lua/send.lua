@@ -2,6 +2,7 @@
 -- ARGV: now, client, number, commits, jobs (n), their ids (n), tails of their records (n), then for each group of these, in that order:
 -- lane, its queue, due after ('-': a release), due at, how many
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
+local MANY, SMALL = 10, 128 -- new members that are worth three calls; a server keeps a list no longer than that
 local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
 local known = call('GET', client)
 local last, answered = string.match(known or '', '^(%d+) (%a*)$')
@@ -37,7 +38,15 @@ for at = 6 + 2 * n, #ARGV, 5 do
         members[m + 1], members[m + 2], m = score, seq .. string.sub(ARGV[i + n], 1, 4) .. ARGV[i], m + 2
         i = i + 1
     end
-    many('ZADD', P .. 'q:' .. lane, members, 1, m)
+    local key = P .. 'q:' .. lane
+    local small = m >= 2 * MANY and call('ZCARD', key) < SMALL
+    if small then -- a small sorted set is a list, which is walked for each member, until one is longer than its server likes
+        call('ZADD', key, 'inf', ROOMY)
+    end
+    many('ZADD', key, members, 1, m)
+    if small then
+        call('ZREM', key, ROOMY)
+    end
     call('SADD', LANES, lane)
     if due < INF then
         ring(queue)

@@ -9,8 +9,24 @@ local function somebody_waits()
     return anybody
 end
 
-local function binary(text)
-    return '\198' .. struct.pack('>I4', #text) .. text
+local heads = {} -- of binaries, by length
+
+local function head_of(text)
+    local head = heads[#text]
+    if not head then
+        head = '\198' .. struct.pack('>I4', #text)
+        heads[#text] = head
+    end
+    return head
+end
+
+local function add_to(channel, words)
+    local message = told[channel]
+    if message then
+        message[#message + 1] = words
+    else
+        told[channel] = { words }
+    end
 end
 
 local function tell(id, channels, value)
@@ -18,10 +34,13 @@ local function tell(id, channels, value)
         return
     end
     heard[#heard + 1] = id
-    for channel in string.gmatch(channels, '[^\n]+') do
-        local message = told[channel] or {}
-        told[channel] = message
-        message[#message + 1] = binary(id) .. binary(value)
+    local words = head_of(id) .. id .. head_of(value) .. value
+    if string.find(channels, '\n', 1, true) then
+        for channel in string.gmatch(channels, '[^\n]+') do
+            add_to(channel, words)
+        end
+    else
+        add_to(channels, words)
     end
 end
 
