@@ -129,6 +129,10 @@ class QueueCounts(Struct, frozen=True, gc=False, kw_only=True):
 class Reader(Protocol):
     async def job(self, job_id: str) -> JobView | None: ...
 
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        """Those that the leases still hold, as they were claimed: for a process that goes on in the place of one that died."""
+        ...
+
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         """How the job ended; waits up to `for_ms` for it to end."""
         ...
