@@ -28,7 +28,7 @@ from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.target import working_folder
 from culm.handle import Handle
 from culm.store import WorkerInfo
-from culm.worker.process import PARENT
+from culm.worker.leash import PARENT
 
 CONCURRENCY = 4
 LEASE_S, HEARTBEAT_S = 2.0, 0.5

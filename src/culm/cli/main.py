@@ -47,40 +47,71 @@ def worker(
     lease: Annotated[Seconds, typer.Option(help="seconds of silence after which a worker has lost its jobs")] = 30.0,
     heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
     grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
+    stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
+    max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
     url: Url = None,
 ) -> int:
     """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
 
+    Of several processes, one that dies or ends is replaced; what ran when it died runs again alone, and is lost after three such deaths.
+
     \b
     Example:
       culm worker shop.tasks:app -q mail -c 100 --processes 2
+      culm worker shop.tasks:app --processes 4 --max-jobs 100000 --max-rss 512
     """
-    from culm.worker import process
+    from culm.worker import leash, process
 
-    ready = process.attach()
+    attached = leash.attach()
     process.log_to_stderr()
+    options: dict[str, Any] = {
+        "lease": lease,
+        "heartbeat": heartbeat,
+        "grace": grace,
+        "stuck_after": lease if stuck_after is None else stuck_after,
+    }
     if processes > 1:
         with asking.usage():
-            return _supervise(app, queue or [], concurrency, processes, lease, heartbeat, grace, url)
+            return _supervise(app, queue or [], options, url, max_jobs, concurrency=concurrency, processes=processes, max_rss=max_rss)
+    if max_rss is not None and attached.leash is None:
+        raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
     with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, lease=lease, heartbeat=heartbeat, grace=grace)
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, **options)
+    it.leash = attached.leash
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
-    return process.run_worker(loaded, it, title=app, grace=grace, ready=ready)
+    return process.run_worker(loaded, it, title=app, grace=grace, ready=attached.ready, max_jobs=max_jobs)
 
 
 def _supervise(
-    app: str, queues: list[str], concurrency: int, processes: int, lease: float, heartbeat: float, grace: float, url: str | None
+    app: str,
+    queues: list[str],
+    options: dict[str, Any],
+    url: str | None,
+    max_jobs: int | None,
+    *,
+    concurrency: int,
+    processes: int,
+    max_rss: int | None,
 ) -> int:
     from culm.duration import to_ms
     from culm.worker.supervisor import Supervisor
 
-    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1", f"--concurrency={concurrency}"]
+    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
     command += [f"--queue={q}" for q in queues]
-    command += [f"--lease={lease}", f"--heartbeat={heartbeat}", f"--grace={grace}"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command += [] if max_jobs is None else [f"--max-jobs={max_jobs}"]
     command += [] if url is None else [f"--url={url}"]
-    return Supervisor(command, processes=processes, grace_s=to_ms(grace, "grace") / 1000).run()
+    return Supervisor(
+        command,
+        processes=processes,
+        concurrency=concurrency,
+        grace_s=to_ms(options["grace"], "grace") / 1000,
+        stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
+        max_rss=None if max_rss is None else max_rss << 20,
+    ).run()
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an argument

@@ -80,6 +80,12 @@ class Claimer:
                 await self._wait(claimed.next_ms)
                 self._measured = (loop.time(), slots.done)
 
+    async def rest(self) -> None:
+        """Claim nothing, until `stop`: what runs here is brought."""
+        while not self._stopping:
+            self._room.clear()
+            await self._room.wait()
+
     def _measure(self, now: float, slots: Slots) -> None:
         """How much is 50 ms of work, by what was done since the last claim."""
         since, done = self._measured

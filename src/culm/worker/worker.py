@@ -24,8 +24,11 @@ from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
+from culm.worker.board import Board
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
+from culm.worker.leash import Leash
+from culm.worker.orders import obey
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.threads import Threads
@@ -89,6 +92,8 @@ class Worker:
         self._grace_s = to_ms(grace, "grace") / 1000
         self._stuck_s = (self._lease_ms if stuck_after is None else to_ms(stuck_after, "stuck_after")) / 1000
         self._heart_kind = heart
+        self.leash: Leash | None = None  # set before it starts
+        self._board: Board | None = None
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ticked = 0.0
@@ -118,10 +123,16 @@ class Worker:
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, self._threads, app.rng)
-        self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
+        leash = self.leash
+        self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
+        self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, board=self._board)
         self._loop = loop
-        self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
+        claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
+        self._claiming = loop.create_task(claiming, name="culm-claimer")
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
+        if leash is not None and self._board is not None:
+            orders = obey(leash.orders_fd, store, self._slots, self._gatherer.post, self._board.took_order)
+            self._tasks.append(loop.create_task(orders, name="culm-orders"))
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
@@ -162,6 +173,11 @@ class Worker:
     def done(self) -> int:
         """Attempts that ended here."""
         return self._slots.done
+
+    @property
+    def leaked(self) -> int:
+        """Threads that still run a job that was stopped."""
+        return self._threads.leaked
 
     @property
     def fenced(self) -> int:
@@ -217,11 +233,14 @@ class Worker:
         await beat(self, self._store, every_ms=self._beat_ms, lease_ms=self._lease_ms, pause=pause)
 
     async def _tick(self) -> None:
+        apart = self.leash is not None and self.leash.apart
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
+            if self._board is not None:
+                self._board.tick(self._slots.done, len(self.held()))
             self._slots.scan(self._loop.time())
-            if self._slots.release_stale():
+            if not apart and self._slots.release_stale():
                 self._claimer.slow()
 
     async def _news(self) -> None:

@@ -1,0 +1,55 @@
+"""Who killed a worker process? Whoever ran in it is suspect, and runs again alone; a death while it ran alone is a strike.
+
+What had not begun is given back at once, since its lease is known. After three strikes a job is lost, with the reason; a job that
+only stood by is never lost. Pure: the supervisor asks here, and passes the orders on.
+"""
+
+from __future__ import annotations
+
+from culm.commit import Held
+from culm.worker.board import Seen
+from culm.worker.orders import Order
+
+STRIKES = 3
+
+
+class Suspects:
+    """What died with whom.
+
+    Attributes:
+        waiting: who is to run alone next, the oldest suspicion first.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Held] = {}  # by job id
+        self._strikes: dict[str, int] = {}
+
+    def died(self, seen: Seen, how: str, *, apart: bool) -> Order:
+        """A process died that held these. Returns what any living one is to do; `waiting` is for the one that runs jobs apart."""
+        alone = len(seen.running) == 1
+        ended: list[tuple[str, str, str]] = []
+        if apart:  # the others there were suspects, and still are
+            self.waiting |= {held.job_id: held for held in seen.claimed}
+        else:
+            ended += [(held.job_id, held.lease, "") for held in seen.claimed]
+        for held in seen.running:
+            strikes = self._strikes.pop(held.job_id, 0) + (1 if alone else 0)
+            if strikes >= STRIKES:
+                ended.append((held.job_id, held.lease, f"its worker process died {strikes} times while it ran there alone: {how}"))
+            else:
+                self.waiting[held.job_id] = held
+                self._strikes[held.job_id] = strikes
+        return Order(end=ended)
+
+    def take(self) -> Order | None:
+        """Who runs alone now; None: nobody is suspect."""
+        if not self.waiting:
+            return None
+        order = Order(run=list(self.waiting.values()))
+        self.waiting = {}
+        return order
+
+    def cleared(self) -> None:
+        """All that ran apart have ended."""
+        if not self.waiting:
+            self._strikes.clear()
