@@ -68,7 +68,7 @@ def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
-    shell.run("enqueue", "shop:app", "shop.nap", "0.7", "--id", "runs")
+    shell.run("enqueue", "shop:app", "shop.nap", "4", "--id", "runs")
     supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)
     supervisor.line("worker.started", nth=2)
     victim = pid_in(supervisor.line("napping in"))

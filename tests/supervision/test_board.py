@@ -3,7 +3,7 @@
 import os
 
 from culm.commit import Held
-from culm.worker.board import CLAIMS_BYTES, KEPT_CLAIMS, Board, BoardReader, Head
+from culm.worker.board import CLAIMS_BYTES, KEPT_CLAIMS, Board, BoardReader, Head, Seen
 
 
 def made(concurrency: int = 3) -> tuple[Board, BoardReader]:
@@ -16,7 +16,7 @@ def made(concurrency: int = 3) -> tuple[Board, BoardReader]:
 def test_an_empty_board_shows_nothing() -> None:
     _, reader = made()
     assert reader.head() == Head(0, 0, 0, 0)
-    assert (reader.seen().running, reader.seen().claimed) == ([], [])
+    assert reader.seen() == Seen([], [], "")
 
 
 def test_what_runs_is_shown_until_it_ends() -> None:
@@ -51,7 +51,10 @@ def test_more_than_fits_is_left_out_and_no_slot_is_overwritten() -> None:
 
 def test_the_head_says_how_the_process_is() -> None:
     board, reader = made()
+    board.claiming("w/17")
+    assert reader.seen().claiming == "w/17"
     board.took_order()
+    assert reader.head().orders == 1
     board.tick(7, 2)
     head = reader.head()
     assert (head.done, head.orders, head.left) == (7, 1, 2)

@@ -1,8 +1,8 @@
 """What a worker process holds, written where its supervisor can read it after its death: shared memory, no lock, no store.
 
-A head: when the loop last ticked, how many attempts ended, how many orders were taken up, how many jobs it was ordered to run are
-left. Then a place for each slot: what runs there. Then what was claimed of late, lease by lease; some of it has ended, which does no
-harm: whoever gives it back is told that the lease is lost.
+A head: when the loop last ticked, how many attempts ended, how many orders were taken up, how many jobs are left. Then the lease of
+the claim that may be under way. Then a place for each slot: what runs there. Then what was claimed of late, lease by lease; some of it
+has ended, which does no harm: its lease holds it no more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ SLOT_BYTES = 1_024  # two bytes of length, lease and id; a longer pair is not sh
 CLAIMS_BYTES = 1 << 20
 KEPT_CLAIMS = 8  # beyond those that have jobs in the buffer: their commits may be under way
 _HEAD = struct.Struct("=QQQQ")  # the fields of Head
+_ORDERS_AT = 16
+_ORDERS = struct.Struct("=Q")
+_CLAIMING_AT = _HEAD.size
+_SLOTS_AT = _CLAIMING_AT + SLOT_BYTES
 _LENGTH = struct.Struct("=H")
 _BLOCK = struct.Struct("=I")
 
@@ -40,11 +44,12 @@ class Seen(Struct, frozen=True):
     """What a process holds."""
 
     running: list[Held]
-    claimed: list[Held]  # of late, without those that run
+    claimed: list[Held] = []  # of late, without those that run
+    claiming: str = ""  # the lease of its latest claim, whose answer it may not have heard
 
 
 def _size(concurrency: int) -> int:
-    return _HEAD.size + concurrency * SLOT_BYTES + CLAIMS_BYTES
+    return _SLOTS_AT + concurrency * SLOT_BYTES + CLAIMS_BYTES
 
 
 class Board:
@@ -57,7 +62,7 @@ class Board:
     def __init__(self, fd: int, concurrency: int) -> None:
         self._memory = mmap.mmap(fd, _size(concurrency))
         self._free = list(range(concurrency))
-        self._claims_at = _HEAD.size + concurrency * SLOT_BYTES
+        self._claims_at = _SLOTS_AT + concurrency * SLOT_BYTES
         self._claims: deque[tuple[str, bytes]] = deque()
         self._orders = 0
 
@@ -66,20 +71,19 @@ class Board:
 
     def took_order(self) -> None:
         self._orders += 1
+        _ORDERS.pack_into(self._memory, _ORDERS_AT, self._orders)
+
+    def claiming(self, lease: str) -> None:
+        _write(self._memory, _CLAIMING_AT, lease.encode())
 
     def begin(self, lease: str, job_id: str) -> int:
         """The job runs. Returns its slot."""
         slot = self._free.pop()
-        at = _HEAD.size + slot * SLOT_BYTES
-        pair = f"{lease}\n{job_id}".encode()
-        if len(pair) <= SLOT_BYTES - _LENGTH.size:
-            memory = self._memory
-            memory[at + 2 : at + 2 + len(pair)] = pair
-            _LENGTH.pack_into(memory, at, len(pair))
+        _write(self._memory, _SLOTS_AT + slot * SLOT_BYTES, f"{lease}\n{job_id}".encode())
         return slot
 
     def end(self, slot: int) -> None:
-        _LENGTH.pack_into(self._memory, _HEAD.size + slot * SLOT_BYTES, 0)
+        _LENGTH.pack_into(self._memory, _SLOTS_AT + slot * SLOT_BYTES, 0)
         self._free.append(slot)
 
     def claimed(self, lease: str, ids: Sequence[str], *, in_buffer: int) -> None:
@@ -113,20 +117,28 @@ class BoardReader:
 
     def seen(self) -> Seen:
         """What the process that wrote it holds; whatever is half-written is left out."""
-        running: list[Held] = []
-        claims_at = _HEAD.size + self._concurrency * SLOT_BYTES
-        for at in range(_HEAD.size, claims_at, SLOT_BYTES):
-            (length,) = _LENGTH.unpack_from(self._memory, at)
-            if 0 < length <= SLOT_BYTES - _LENGTH.size:
-                lease, _, job_id = self._memory[at + 2 : at + 2 + length].decode(errors="replace").partition("\n")
-                running.append(Held(job_id, lease))
+        claims_at = _SLOTS_AT + self._concurrency * SLOT_BYTES
+        pairs = [_read(self._memory, at).partition("\n") for at in range(_SLOTS_AT, claims_at, SLOT_BYTES)]
+        running = [Held(job_id, lease) for lease, _, job_id in pairs if job_id]
         claimed = dict.fromkeys(_claims_in(self._memory[claims_at:]))
         for held in running:
             claimed.pop(held, None)
-        return Seen(running, list(claimed))
+        return Seen(running, list(claimed), _read(self._memory, _CLAIMING_AT))
 
     def close(self) -> None:
         self._memory.close()
+
+
+def _write(memory: mmap.mmap, at: int, text: bytes) -> None:
+    """The text first, then its length: what is half-written is not there yet."""
+    if len(text) <= SLOT_BYTES - _LENGTH.size:
+        memory[at + _LENGTH.size : at + _LENGTH.size + len(text)] = text
+        _LENGTH.pack_into(memory, at, len(text))
+
+
+def _read(memory: mmap.mmap, at: int) -> str:
+    (length,) = _LENGTH.unpack_from(memory, at)
+    return memory[at + _LENGTH.size : at + _LENGTH.size + min(length, SLOT_BYTES - _LENGTH.size)].decode(errors="replace")
 
 
 def _memory() -> int:

@@ -37,7 +37,8 @@ class Place:
         self.ready = False
         self.ready_fd = -1  # -1: it is ready, or gone
         self.start_at = 0.0
-        self.orders = 0  # that were given to this process
+        self.killed = False  # for being stuck or too large
+        self._given: list[Order] = []  # to this process
         self.stopping = False  # it was asked to
         self._command = list(command)
         self._concurrency = concurrency
@@ -56,7 +57,8 @@ class Place:
         fds = [ready, self._board.fd, orders.fileno()]
         leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
         env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
-        self.ready, self.stopping, self.orders, self._unsent = False, False, 0, b""
+        self.ready = self.stopping = self.killed = False
+        self._given, self._unsent, self._stuck = [], b"", (0, time.monotonic())
         try:
             self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
         finally:
@@ -73,6 +75,11 @@ class Place:
         return self._board
 
     @property
+    def is_able(self) -> bool:
+        """It carries out orders."""
+        return self.ready and self.process is not None and not self.stopping and not self.killed
+
+    @property
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
@@ -82,11 +89,12 @@ class Place:
             with contextlib.suppress(BlockingIOError):
                 os.set_blocking(self.ready_fd, False)
                 self.ready = bool(os.read(self.ready_fd, 1)) or self.ready
+                self._stuck = (0, time.monotonic())
             os.close(self.ready_fd)
             self.ready_fd = -1
 
     def give(self, order: Order) -> None:
-        self.orders += 1
+        self._given.append(order)
         self._unsent += encode_order(order)
         self.send()
 
@@ -109,10 +117,14 @@ class Place:
         assert self._socket is not None
         return self._socket.fileno()
 
+    def not_taken(self) -> list[Order]:
+        """Orders that the process did not take up before it died."""
+        return self._given[self.board.head().orders :]
+
     def is_idle(self) -> bool:
         """It has carried out all orders, and runs nothing."""
         head = self.board.head()
-        return self.ready and head.orders == self.orders and not head.left
+        return self.ready and head.orders == len(self._given) and not head.left
 
     def stuck_for(self, now: float) -> float:
         """For how long its loop has been seen not to tick: seconds."""
@@ -139,6 +151,11 @@ class Place:
         self.process.send_signal(SHOW)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(SHOWN_S)
+        self.kill()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.killed = True
         self.process.kill()
 
     def reap(self) -> int | None:

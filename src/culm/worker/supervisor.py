@@ -2,7 +2,7 @@
 
 The first process starts alone and proves the configuration; when it is ready, the others follow. A process that dies unasked
 is replaced, after a pause that doubles while its replacements die young and do no work. What it held is known from its board: what
-had not begun is given back at once, by any other process; what ran is suspect (`suspects.py`), and runs one after another in a process
+had not begun is given back at once, by any other process; what ran is suspect (`suspects.py`), and runs one after another in processes
 apart. A process whose loop stands still shows its stacks, and is killed; one that grew too large is replaced.
 
 SIGTERM and SIGINT are passed on; each process has a group of its own, so that a Ctrl-C in the terminal reaches it once, through
@@ -18,6 +18,8 @@ import signal
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
 from culm.worker.place import Place, ending
@@ -28,7 +30,8 @@ log = logging.getLogger("culm.worker")
 HOPELESS = (2, 78)  # usage, configuration: exit codes that another start would only repeat
 PATIENCE_S = 10.0  # beyond the grace, before a process that does not stop is killed
 LOOK_S = 0.5  # how often the processes are looked at
-REST_S = 10.0  # how long the process apart may idle
+REST_S = 10.0  # how long a process apart may idle
+MANY = 20  # suspects that are worth another process apart
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -48,7 +51,8 @@ class Supervisor:
     ) -> None:
         each = [*command, f"--concurrency={concurrency}"]
         self._places = [Place(str(n), each, concurrency=concurrency) for n in range(1, processes + 1)]
-        self._apart = Place("apart", [*command, "--concurrency=1"], concurrency=1, apart=True)
+        alone = [*command, "--concurrency=1"]
+        self._aparts = [Place(f"apart {n}", alone, concurrency=1, apart=True) for n in range(1, processes + 1)]
         self._suspects = Suspects()
         self._unordered: list[Order] = []  # for the first process that is ready
         self._grace_s = grace_s
@@ -56,13 +60,13 @@ class Supervisor:
         self._max_rss = max_rss
         self._proven = False  # a process was ready once: the configuration works
         self._look_at = 0.0
-        self._idle_since = 0.0
+        self._idle_since: dict[Place, float] = {}
         self._kill_at: float | None = None  # not None: stopping
         self._code = 0
 
     @property
     def _all(self) -> list[Place]:
-        return [*self._places, self._apart]
+        return [*self._places, *self._aparts]
 
     def run(self) -> int:
         """The exit code: 0, 1 when a process did not stop well, or that of the first when it could not start."""
@@ -110,11 +114,14 @@ class Supervisor:
         if self._kill_at is not None:
             return
         now = time.monotonic()
-        for place in self._places if self._proven else self._places[:1]:
+        for place in self._due():
             if place.process is None and now >= place.start_at:
                 place.start()
-        if self._suspects.waiting and self._apart.process is None and now >= self._apart.start_at:
-            self._apart.start()
+
+    def _due(self) -> list[Place]:
+        """Those that should be filled."""
+        places = self._places if self._proven else self._places[:1]
+        return places + self._aparts[: -(-len(self._suspects.waiting) // MANY)]
 
     def _hear(self, place: Place) -> None:
         place.hear_ready()
@@ -125,10 +132,11 @@ class Supervisor:
 
     def _pass_on(self) -> None:
         """Orders go to whoever can carry them out."""
-        apart = self._apart
-        if apart.ready and apart.process is not None and not apart.stopping and (order := self._suspects.take()) is not None:
-            apart.give(order)
-        able = next((p for p in self._all if p.ready and p.process is not None and not p.stopping), None)
+        aparts = [p for p in self._aparts if p.is_able]
+        if aparts:
+            for place, order in zip(aparts, self._suspects.take(len(aparts)), strict=False):
+                place.give(order)
+        able = next((p for p in self._all if p.is_able), None)
         if able is not None:
             for order in self._unordered:
                 able.give(order)
@@ -138,7 +146,7 @@ class Supervisor:
         now = time.monotonic()
         moments = [self._look_at] if self._kill_at is None else [self._look_at, self._kill_at]
         if self._kill_at is None:
-            moments += [p.start_at for p in (self._places if self._proven else self._places[:1]) if p.process is None]
+            moments += [p.start_at for p in self._due() if p.process is None]
         return max(0.0, min(moments) - now) + 0.001
 
     def _signalled(self, numbers: bytes) -> None:
@@ -156,9 +164,8 @@ class Supervisor:
 
     def _give_back_suspects(self) -> None:
         """Those that have not begun to run apart are for others to suspect."""
-        if (order := self._suspects.take()) is not None:
-            self._unordered.append(Order(end=[(held.job_id, held.lease, "") for held in order.run]))
-            self._pass_on()
+        self._unordered += [Order(give_back=order.run) for order in self._suspects.take(1)]
+        self._pass_on()
 
     # -- how they are, and how they end ---------------------------------------------------------------------------------------
 
@@ -166,32 +173,29 @@ class Supervisor:
         late, self._look_at = now - self._look_at > 2 * LOOK_S, now + LOOK_S
         tell_systemd("WATCHDOG=1")
         for place in self._all:
-            if place.process is None:
+            if place.process is None or place.killed:
                 continue
-            stuck_s = place.stuck_for(now)
-            if stuck_s > self._stuck_s and not late:  # after a sleep of our own, they get another look
+            if (stuck_s := place.stuck_for(now)) > self._stuck_s and not late:  # after a sleep of our own, they get another look
                 log.error("supervisor.stuck: process %s, pid %d, for %.1f s; its stacks follow", place.name, place.pid, stuck_s)
                 place.show_and_kill()
             elif self._max_rss is not None and (rss := place.rss_bytes()) > self._max_rss:
                 self._too_large(place, rss, self._max_rss)
-        self._rest(now)
+        for place in self._aparts:
+            self._rest(place, now)
 
     def _too_large(self, place: Place, rss: int, most: int) -> None:
-        assert place.process is not None
         if rss > 2 * most:
             log.error("supervisor.kills: process %s, pid %d takes %d MiB", place.name, place.pid, rss >> 20)
-            place.process.kill()
-        elif not place.stopping:
+            place.kill()
+        elif not place.stopping and not place.apart:  # suspects stay where they are
             log.info("supervisor.recycles: process %s, pid %d takes %d MiB", place.name, place.pid, rss >> 20)
             place.stop()
 
-    def _rest(self, now: float) -> None:
-        """Nobody is suspect any more: the process apart may go."""
-        apart = self._apart
+    def _rest(self, apart: Place, now: float) -> None:
+        """Nobody is suspect any more: a process apart may go."""
         if apart.process is None or self._suspects.waiting or not apart.is_idle():
-            self._idle_since = now
-        elif now - self._idle_since > REST_S and not apart.stopping:
-            self._suspects.cleared()
+            self._idle_since[apart] = now
+        elif now - self._idle_since[apart] > REST_S and not apart.stopping:
             apart.stop()
 
     def _reap(self) -> None:
@@ -207,8 +211,13 @@ class Supervisor:
 
     def _ended(self, place: Place, pid: int, code: int) -> None:
         if code not in (0, *HOPELESS) and place.ready:
+            for order in place.not_taken():
+                self._suspects.not_taken(order)
+                self._unordered.append(replace(order, run=[]))
             self._unordered.append(self._suspects.died(place.board.seen(), ending(code), apart=place.apart))
             self._pass_on()
+        if place.apart and not any(p.process for p in self._aparts):
+            self._suspects.cleared()
         if self._kill_at is not None:
             if code not in (0, -signal.SIGTERM):
                 log.error("supervisor.ended: process %s, pid %d, %s", place.name, pid, ending(code))

@@ -25,29 +25,29 @@ class Suspects:
         self._strikes: dict[str, int] = {}
 
     def died(self, seen: Seen, how: str, *, apart: bool) -> Order:
-        """A process died that held these. Returns what any living one is to do; `waiting` is for the one that runs jobs apart."""
+        """A process died that held these. Returns what any living one is to do; `waiting` is for those that run jobs apart."""
         alone = len(seen.running) == 1
-        ended: list[tuple[str, str, str]] = []
+        lost: list[tuple[Held, str]] = []
         if apart:  # the others there were suspects, and still are
             self.waiting |= {held.job_id: held for held in seen.claimed}
-        else:
-            ended += [(held.job_id, held.lease, "") for held in seen.claimed]
         for held in seen.running:
+            self.waiting.pop(held.job_id, None)  # it goes to the end: others may be innocent
             strikes = self._strikes.pop(held.job_id, 0) + (1 if alone else 0)
             if strikes >= STRIKES:
-                ended.append((held.job_id, held.lease, f"its worker process died {strikes} times while it ran there alone: {how}"))
+                lost.append((held, f"its worker process died {strikes} times while it ran there alone: {how}"))
             else:
                 self.waiting[held.job_id] = held
                 self._strikes[held.job_id] = strikes
-        return Order(end=ended)
+        return Order(give_back=[] if apart else seen.claimed, claiming=seen.claiming, lost=lost)
 
-    def take(self) -> Order | None:
-        """Who runs alone now; None: nobody is suspect."""
-        if not self.waiting:
-            return None
-        order = Order(run=list(self.waiting.values()))
-        self.waiting = {}
-        return order
+    def not_taken(self, order: Order) -> None:
+        """A process died before it took up the order to run these."""
+        self.waiting |= {held.job_id: held for held in order.run}
+
+    def take(self, parts: int) -> list[Order]:
+        """Who runs alone now, in so many processes at most."""
+        waiting, self.waiting = list(self.waiting.values()), {}
+        return [Order(run=part) for n in range(parts) if (part := waiting[n::parts])]
 
     def cleared(self) -> None:
         """All that ran apart have ended."""

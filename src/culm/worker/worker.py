@@ -28,7 +28,7 @@ from culm.worker.board import Board
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
 from culm.worker.leash import Leash
-from culm.worker.orders import obey
+from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.threads import Threads
@@ -127,12 +127,14 @@ class Worker:
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
         self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, board=self._board)
         self._loop = loop
+        if self._board is not None:
+            self._claimer.claiming = self._board.claiming
         claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
         self._claiming = loop.create_task(claiming, name="culm-claimer")
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
         if leash is not None and self._board is not None:
-            orders = obey(leash.orders_fd, store, self._slots, self._gatherer.post, self._board.took_order)
-            self._tasks.append(loop.create_task(orders, name="culm-orders"))
+            orders = Obedience(store, self._slots, self.queues, self._gatherer.submit, self._board.took_order)
+            self._tasks.append(loop.create_task(orders.obey(leash.orders_fd), name="culm-orders"))
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
