@@ -22,7 +22,8 @@ from tests.supervision.running import Supervised
 pytestmark = pytest.mark.slow
 P = ParamSpec("P")
 Say: TypeAlias = Callable[[str, object], None]
-PER_KIND, GOOD = int(os.environ.get("CULM_POISON", "2")), 2_000  # of each of the four kinds; 50 takes a quarter of an hour
+PER_KIND = int(os.environ.get("CULM_POISON", "2"))  # of each of the four kinds; 50 takes a quarter of an hour
+GOOD = 250 * 4 * PER_KIND if PER_KIND < 10 else 10_000
 
 
 def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

@@ -63,3 +63,8 @@ def test_whom_nobody_took_up_is_suspect_still() -> None:
     [order] = suspects.take(1)
     suspects.not_taken(order)
     assert suspects.take(1) == [order]
+
+
+def test_a_claim_whose_answer_was_heard_is_not_asked_for_again() -> None:
+    order = Suspects().died(Seen(held("a"), [], "w/1"), "exit code 1", apart=False)
+    assert order.claiming == ""  # else the suspect would be given back, too

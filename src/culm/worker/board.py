@@ -1,8 +1,8 @@
 """What a worker process holds, written where its supervisor can read it after its death: shared memory, no lock, no store.
 
-A head: when the loop last ticked, how many attempts ended, how many orders were taken up, how many jobs are left. Then the lease of
-the claim that may be under way. Then a place for each slot: what runs there. Then what was claimed of late, lease by lease; some of it
-has ended, which does no harm: its lease holds it no more.
+Four parts. The head: how the process is. The claims: a log of what was claimed of late, lease by lease, numbered; some of it has ended,
+which does no harm: its lease holds it no more. The slots: which of the claimed runs there, a number. The names: who that is, written for
+whatever runs for a while, since the log forgets. Quick jobs cost two numbers each.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from msgspec import Struct
 
 from culm.commit import Held
 
-SLOT_BYTES = 1_024  # two bytes of length, lease and id; a longer pair is not shown
-CLAIMS_BYTES = 1 << 20
-KEPT_CLAIMS = 8  # beyond those that have jobs in the buffer: their commits may be under way
+CLAIMS_BYTES = 4 << 20
+NAME_BYTES = 1_024  # number, length, lease and id; a longer pair is not shown
+KEPT_CLAIMS = 40  # beyond those that have jobs in the buffer: what they granted may run, or its commit be under way
+PLACES = 1 << 16  # of one claim
 _HEAD = struct.Struct("=QQQQ")  # the fields of Head
 _ORDERS_AT = 16
-_ORDERS = struct.Struct("=Q")
-_CLAIMING_AT = _HEAD.size
-_SLOTS_AT = _CLAIMING_AT + SLOT_BYTES
-_LENGTH = struct.Struct("=H")
-_BLOCK = struct.Struct("=I")
+_NUMBER = struct.Struct("=Q")
+_FIRST_AT = _HEAD.size  # where the log begins
+_CLAIMING_AT = _FIRST_AT + _NUMBER.size
+_CLAIMS_AT = _CLAIMING_AT + NAME_BYTES
+_SLOTS_AT = _CLAIMS_AT + CLAIMS_BYTES
+_BLOCK = struct.Struct("=QI")  # of the log: number of the claim, bytes
+_NAME = struct.Struct("=QH")  # number of what it names, bytes
 
 
 class Head(Struct, frozen=True):
@@ -49,7 +52,7 @@ class Seen(Struct, frozen=True):
 
 
 def _size(concurrency: int) -> int:
-    return _SLOTS_AT + concurrency * SLOT_BYTES + CLAIMS_BYTES
+    return _SLOTS_AT + concurrency * (_NUMBER.size + NAME_BYTES)
 
 
 class Board:
@@ -61,9 +64,13 @@ class Board:
 
     def __init__(self, fd: int, concurrency: int) -> None:
         self._memory = mmap.mmap(fd, _size(concurrency))
+        self._names_at = _SLOTS_AT + concurrency * _NUMBER.size
+        self._slots = memoryview(self._memory)[_SLOTS_AT : self._names_at].cast("Q")
         self._free = list(range(concurrency))
-        self._claims_at = _SLOTS_AT + concurrency * SLOT_BYTES
-        self._claims: deque[tuple[str, bytes]] = deque()
+        self._numbers: dict[str, dict[str, int]] = {}  # lease -> job id -> its number
+        self._log: deque[tuple[str, int, bytes]] = deque()  # lease, where it lies, the block
+        self._end = 0
+        self._claims = 0
         self._orders = 0
 
     def tick(self, done: int, left: int) -> None:
@@ -71,29 +78,65 @@ class Board:
 
     def took_order(self) -> None:
         self._orders += 1
-        _ORDERS.pack_into(self._memory, _ORDERS_AT, self._orders)
+        _NUMBER.pack_into(self._memory, _ORDERS_AT, self._orders)
 
     def claiming(self, lease: str) -> None:
-        _write(self._memory, _CLAIMING_AT, lease.encode())
+        _write_name(self._memory, _CLAIMING_AT, 0, lease.encode())
+
+    def claimed(self, lease: str, ids: Sequence[str], *, in_buffer: int) -> None:
+        """These were claimed; the buffer holds jobs of so many leases."""
+        self._claims += 1
+        first = self._claims * PLACES
+        self._numbers.setdefault(lease, {}).update(zip(ids, range(first, first + len(ids)), strict=True))
+        text = "\n".join([lease, *ids]).encode()
+        block = _BLOCK.pack(self._claims, len(text)) + text
+        while len(self._log) >= in_buffer + KEPT_CLAIMS:
+            self._forget_oldest()
+        if self._end + len(block) + _BLOCK.size > CLAIMS_BYTES:
+            self._begin_anew()
+        self._append(lease, block)
+        _NUMBER.pack_into(self._memory, _FIRST_AT, self._log[0][1] if self._log else 0)
+
+    def _forget_oldest(self) -> int:
+        lease, _, block = self._log.popleft()
+        self._numbers.pop(lease, None)
+        return len(block)
+
+    def _begin_anew(self) -> None:
+        """The log has come to its end: the newer half moves to the front."""
+        size = sum(len(block) for _, _, block in self._log)
+        while size > CLAIMS_BYTES // 2:
+            size -= self._forget_oldest()
+        kept, self._log, self._end = self._log, deque(), 0
+        _NUMBER.pack_into(self._memory, _FIRST_AT, 0)
+        for lease, _, block in kept:
+            self._append(lease, block)
+
+    def _append(self, lease: str, block: bytes) -> None:
+        if self._end + len(block) + _BLOCK.size <= CLAIMS_BYTES:
+            at = _CLAIMS_AT + self._end
+            self._memory[at + len(block) : at + len(block) + _BLOCK.size] = bytes(_BLOCK.size)
+            self._memory[at : at + len(block)] = block
+            self._log.append((lease, self._end, block))
+            self._end += len(block)
 
     def begin(self, lease: str, job_id: str) -> int:
         """The job runs. Returns its slot."""
         slot = self._free.pop()
-        _write(self._memory, _SLOTS_AT + slot * SLOT_BYTES, f"{lease}\n{job_id}".encode())
+        try:
+            self._slots[slot] = self._numbers[lease][job_id]
+        except KeyError:  # its claim was forgotten while it waited
+            self._slots[slot] = 1
+            self.name(slot, lease, job_id)
         return slot
 
-    def end(self, slot: int) -> None:
-        _LENGTH.pack_into(self._memory, _SLOTS_AT + slot * SLOT_BYTES, 0)
-        self._free.append(slot)
+    def name(self, slot: int, lease: str, job_id: str) -> None:
+        """It runs for a while."""
+        _write_name(self._memory, self._names_at + slot * NAME_BYTES, self._slots[slot], f"{lease}\n{job_id}".encode())
 
-    def claimed(self, lease: str, ids: Sequence[str], *, in_buffer: int) -> None:
-        """These were claimed; the buffer holds jobs of so many leases."""
-        body = "\n".join([lease, *ids]).encode()
-        self._claims.append((lease, _BLOCK.pack(len(body)) + body))
-        while len(self._claims) > in_buffer + KEPT_CLAIMS:
-            self._claims.popleft()
-        text = b"".join(block for _, block in self._claims)[: CLAIMS_BYTES - _BLOCK.size] + _BLOCK.pack(0)
-        self._memory[self._claims_at : self._claims_at + len(text)] = text
+    def end(self, slot: int) -> None:
+        self._slots[slot] = 0
+        self._free.append(slot)
 
 
 class BoardReader:
@@ -105,7 +148,7 @@ class BoardReader:
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self.fd = _memory()
+        self.fd = _shared_memory()
         os.ftruncate(self.fd, _size(concurrency))
         self._memory = mmap.mmap(self.fd, _size(concurrency), prot=mmap.PROT_READ)
 
@@ -117,45 +160,58 @@ class BoardReader:
 
     def seen(self) -> Seen:
         """What the process that wrote it holds; whatever is half-written is left out."""
-        claims_at = _SLOTS_AT + self._concurrency * SLOT_BYTES
-        pairs = [_read(self._memory, at).partition("\n") for at in range(_SLOTS_AT, claims_at, SLOT_BYTES)]
-        running = [Held(job_id, lease) for lease, _, job_id in pairs if job_id]
-        claimed = dict.fromkeys(_claims_in(self._memory[claims_at:]))
+        claimed = self._log()
+        running: list[Held] = []
+        names_at = _SLOTS_AT + self._concurrency * _NUMBER.size
+        for slot in range(self._concurrency):
+            (number,) = _NUMBER.unpack_from(self._memory, _SLOTS_AT + slot * _NUMBER.size)
+            if not number:
+                continue
+            named, text = _read_name(self._memory, names_at + slot * NAME_BYTES)
+            lease, _, job_id = text.partition("\n")
+            held = Held(job_id, lease) if named == number else claimed.get(number)
+            if held is not None:
+                running.append(held)
+        running = list(dict.fromkeys(running))
+        rest = dict.fromkeys(claimed.values())
         for held in running:
-            claimed.pop(held, None)
-        return Seen(running, list(claimed), _read(self._memory, _CLAIMING_AT))
+            rest.pop(held, None)
+        return Seen(running, list(rest), _read_name(self._memory, _CLAIMING_AT)[1])
+
+    def _log(self) -> dict[int, Held]:
+        """What was claimed, by number."""
+        found: dict[int, Held] = {}
+        (at,) = _NUMBER.unpack_from(self._memory, _FIRST_AT)
+        while at + _BLOCK.size <= CLAIMS_BYTES:
+            claim, length = _BLOCK.unpack_from(self._memory, _CLAIMS_AT + at)
+            at += _BLOCK.size
+            if not claim or at + length > CLAIMS_BYTES:
+                break
+            text = self._memory[_CLAIMS_AT + at : _CLAIMS_AT + at + length]
+            lease, *ids = text.decode(errors="replace").split("\n")
+            found.update({claim * PLACES + place: Held(job_id, lease) for place, job_id in enumerate(ids)})
+            at += length
+        return found
 
     def close(self) -> None:
         self._memory.close()
 
 
-def _write(memory: mmap.mmap, at: int, text: bytes) -> None:
-    """The text first, then its length: what is half-written is not there yet."""
-    if len(text) <= SLOT_BYTES - _LENGTH.size:
-        memory[at + _LENGTH.size : at + _LENGTH.size + len(text)] = text
-        _LENGTH.pack_into(memory, at, len(text))
+def _write_name(memory: mmap.mmap, at: int, number: int, text: bytes) -> None:
+    """The text first, then its number and length: what is half-written is not there yet."""
+    if len(text) <= NAME_BYTES - _NAME.size:
+        memory[at + _NAME.size : at + _NAME.size + len(text)] = text
+        _NAME.pack_into(memory, at, number, len(text))
 
 
-def _read(memory: mmap.mmap, at: int) -> str:
-    (length,) = _LENGTH.unpack_from(memory, at)
-    return memory[at + _LENGTH.size : at + _LENGTH.size + min(length, SLOT_BYTES - _LENGTH.size)].decode(errors="replace")
+def _read_name(memory: mmap.mmap, at: int) -> tuple[int, str]:
+    number, length = _NAME.unpack_from(memory, at)
+    text = memory[at + _NAME.size : at + _NAME.size + min(length, NAME_BYTES - _NAME.size)]
+    return number, text.decode(errors="replace")
 
 
-def _memory() -> int:
+def _shared_memory() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("culm-board")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _claims_in(text: bytes) -> list[Held]:
-    found, at = [], 0
-    while at + _BLOCK.size <= len(text):
-        (length,) = _BLOCK.unpack_from(text, at)
-        at += _BLOCK.size
-        if not length or at + length > len(text):
-            break
-        lease, *ids = text[at : at + length].decode(errors="replace").split("\n")
-        found += [Held(job_id, lease) for job_id in ids]
-        at += length
-    return found

@@ -182,6 +182,8 @@ class Slots:
             if not attempt.ends_at:
                 left_ms = decide.time_left_ms(attempt.delivery)
                 attempt.ends_at = float("inf") if left_ms is None else now + left_ms / 1000
+                if self._board is not None:
+                    self._board.name(attempt.slot, attempt.delivery.lease, attempt.job.id)
             elif now >= attempt.ends_at:
                 attempt.ends_at = now + STUBBORN_S
                 self._stop(attempt, "timeout")

@@ -38,7 +38,8 @@ class Suspects:
             else:
                 self.waiting[held.job_id] = held
                 self._strikes[held.job_id] = strikes
-        return Order(give_back=[] if apart else seen.claimed, claiming=seen.claiming, lost=lost)
+        heard = any(held.lease == seen.claiming for held in (*seen.running, *seen.claimed))
+        return Order(give_back=[] if apart else seen.claimed, claiming="" if heard else seen.claiming, lost=lost)
 
     def not_taken(self, order: Order) -> None:
         """A process died before it took up the order to run these."""
