@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet
 
 from culm.batch import Answer, Gatherer
@@ -23,7 +23,7 @@ from culm.current import running
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
-from culm.options import Options, TaskOptions, changed, check_name
+from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
@@ -93,13 +93,34 @@ class App:
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, fn: None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
+    def task(
+        self,
+        fn: None = None,
+        /,
+        *,
+        name: str | None = None,
+        runs_in: Literal["process"] | None = None,
+        memory_mb: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> _Decorator: ...
 
-    def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> Any:
+    def task(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        runs_in: Literal["process"] | None = None,
+        memory_mb: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Any:
         """Make a function a task; plain, or with a name and options.
 
         Args:
             name: what messages call it; by default `module.function`.
+            runs_in: "process" lets it run in a process of its own, which is killed when its time is over or it is cancelled: for
+                what computes for long, or may crash. It must be at the top level of a module that can be imported.
+            memory_mb: how many MiB of data that process may have; beyond it, the task meets a MemoryError.
             options: see TaskOptions.
 
         Raises:
@@ -108,7 +129,14 @@ class App:
         """
         given = cast("dict[str, Any]", options)
         _check_options(given)
-        return self._register(fn, name, given) if fn is not None else lambda function: self._register(function, name, given)
+        check_process(runs_in, memory_mb)
+
+        def register(function: Callable[..., Any]) -> AnyTask:
+            task = self._register(function, name, given)
+            task.runs_in, task.memory = runs_in, None if memory_mb is None else memory_mb << 20
+            return task
+
+        return register(fn) if fn is not None else register
 
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> AnyTask:
         name = check_name(name if name is not None else _default_name(fn), "task name")

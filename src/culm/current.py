@@ -43,9 +43,10 @@ class Effects:
 class ReadEvent:
     """An event as a join sees it: `key`, and its value by `read`."""
 
-    __slots__ = ("key", "raw")
+    __slots__ = ("event", "key", "raw")
 
     def __init__(self, event: Event) -> None:
+        self.event = event
         self.key = event.key
         self.raw = event.value
 

@@ -174,13 +174,3 @@ class Place:
             self._pause_s = FIRST_PAUSE_S
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
         return pause
-
-
-def ending(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

@@ -17,6 +17,7 @@ from culm.errors import StoreError
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import FullStore
 from culm.task import AnyTask
+from culm.worker.children import Children
 from culm.worker.threads import Threads
 
 log = logging.getLogger("culm.worker")
@@ -31,13 +32,15 @@ class Runner:
     Args:
         tasks: the registry; a delivery names an exact key of it.
         threads: where `def` tasks run.
+        children: where tasks run that are to have a process.
         rng: spreads retry pauses.
     """
 
-    def __init__(self, tasks: dict[str, AnyTask], store: FullStore, threads: Threads, rng: random.Random) -> None:
+    def __init__(self, tasks: dict[str, AnyTask], store: FullStore, threads: Threads, children: Children, rng: random.Random) -> None:
         self._tasks = tasks
         self._store = store
         self._threads = threads
+        self._children = children
         self._rng = rng
         self._now = asyncio.get_running_loop().time
 
@@ -50,10 +53,13 @@ class Runner:
         if outcome is None and task is not None:
             started = self._now()
             try:
-                args, kwargs = task.signature.decode_call(job.args)
                 if job.reads:
                     attempt.events = await self._events(attempt)
-                value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
+                if task.runs_in is None:
+                    args, kwargs = task.signature.decode_call(job.args)
+                    value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
+                else:
+                    value = await self._children.run(attempt, task, job.args)
                 outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)
             except asyncio.CancelledError as e:
                 outcome = self._stopped(attempt, task, e, started)

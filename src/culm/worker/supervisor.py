@@ -20,9 +20,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from culm.worker.ending import ending
 from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
-from culm.worker.place import Place, ending
+from culm.worker.place import Place
 from culm.worker.suspects import Suspects
 
 log = logging.getLogger("culm.worker")

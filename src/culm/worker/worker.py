@@ -25,6 +25,7 @@ from culm.errors import ConfigError, StoreError
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.worker.board import Board
+from culm.worker.children import Children
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
 from culm.worker.leash import Leash
@@ -55,6 +56,7 @@ class WorkerOptions(TypedDict, total=False):
     poll: Seconds  # how often to look behind the hints; 1
     grace: Seconds  # how long a stop waits for what runs; 30
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
+    children: int  # processes for runs_in="process" tasks, at once; the number of processors
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
 
 
@@ -76,6 +78,7 @@ class Worker:
         poll: Seconds = 1.0,
         grace: Seconds = 30.0,
         stuck_after: Seconds | None = None,
+        children: int | None = None,
         heart: Literal["thread", "loop"] = "thread",
     ) -> None:
         self.name = f"worker-{app.new_id()}"
@@ -92,6 +95,7 @@ class Worker:
         self._grace_s = to_ms(grace, "grace") / 1000
         self._stuck_s = (self._lease_ms if stuck_after is None else to_ms(stuck_after, "stuck_after")) / 1000
         self._heart_kind = heart
+        self._most_children = children if children is None else _concurrency(children, "children")
         self.leash: Leash | None = None  # set before it starts
         self._board: Board | None = None
         self._hurry: asyncio.Event | None = None
@@ -122,7 +126,8 @@ class Worker:
         self._gatherer = Gatherer(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
-        runner = Runner(app.tasks, store, self._threads, app.rng)
+        self._children = Children(self._most_children)
+        runner = Runner(app.tasks, store, self._threads, self._children, app.rng)
         leash = self.leash
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
         self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, board=self._board)
@@ -160,6 +165,7 @@ class Worker:
             if self._heart_kind == "thread":
                 self._heart.ask_to_stop()
             self._threads.close()
+            self._children.close()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
@@ -292,7 +298,7 @@ def _queues(app: App, queues: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(found)) or ("default",)
 
 
-def _concurrency(value: int) -> int:
+def _concurrency(value: int, name: str = "concurrency") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
-        raise ValueError(f"concurrency must be a whole number from 1 to 100,000, got {value!r}")
+        raise ValueError(f"{name} must be a whole number from 1 to 100,000, got {value!r}")
     return value
