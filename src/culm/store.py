@@ -23,7 +23,8 @@ from culm.outcome import Final, Outcome
 LeaseState: TypeAlias = Literal["held", "lost", "cancelled"]
 ClaimOrder: TypeAlias = Literal["priority", "age"]
 State: TypeAlias = Literal["open", "leased", "succeeded", "failed", "cancelled", "expired", "lost"]
-HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome"]
+HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome", "cancel"]
+CANCELS = "~cancels"  # the channel on which workers hear which jobs are to stop; no job has such an id
 
 
 class Claimed(Struct, frozen=True, gc=False):

@@ -25,6 +25,7 @@ from culm.errors import ConfigError, StoreError
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.worker.board import Board
+from culm.worker.cancels import hear_cancels
 from culm.worker.children import Children
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
@@ -136,7 +137,8 @@ class Worker:
             self._claimer.claiming = self._board.claiming
         claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
         self._claiming = loop.create_task(claiming, name="culm-claimer")
-        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
+        cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
+        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
         if leash is not None and self._board is not None:
             orders = Obedience(store, self._slots, self.queues, self._gatherer.submit, self._board.took_order)
             self._tasks.append(loop.create_task(orders.obey(leash.orders_fd), name="culm-orders"))
