@@ -183,6 +183,18 @@ class Reader(Protocol):
         ...
 
 
+class Load(Struct, frozen=True, gc=False, array_like=True):
+    """What a worker says of one of its queues: what runs now, and what happened within the last `over_ms`."""
+
+    queue: str
+    running: int = 0  # attempts
+    over_ms: int = 0
+    ended: int = 0  # attempts that ended
+    ran_ms: int = 0  # how long attempts ran, all together: divided by `ended` it is their mean
+    waited: int = 0  # a sample of first attempts, sent without a delay
+    waited_ms: int = 0  # how long these waited from their send to the claim, all together
+
+
 class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     """What a worker says of itself with every heartbeat."""
 
@@ -195,6 +207,9 @@ class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     running: int = 0
     done: int = 0
     started_ms: int = 0  # by the worker's wall clock
+    beat_ms: int = 0  # between two heartbeats: what it says is no older, while it lives
+    loads: tuple[Load, ...] = ()
+    longest: tuple[tuple[str, int], ...] = ()  # some of the jobs that it runs, those that have run longest, and for how many ms
 
 
 class Condition(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
+from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ class Worker:
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, self._threads, app.rng)
-        self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
+        self._slots = Slots(
+            app, runner, self._gatherer, concurrency=self._concurrency, tally=Tally(self.queues), hungry=self._claimer.hungry
+        )
         self._loop = loop
         self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
@@ -192,6 +195,9 @@ class Worker:
             running=len(self._slots.running),
             done=self._slots.done,
             started_ms=self._started_ms,
+            beat_ms=self._beat_ms,
+            loads=self._slots.tally.loads(),
+            longest=longest(list(self._slots.running), self._loop.time()),
         )
 
     def leases_are(self, held: Sequence[Held], states: Sequence[LeaseState]) -> None:
@@ -220,7 +226,9 @@ class Worker:
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
-            self._slots.scan(self._loop.time())
+            now = self._loop.time()
+            self._slots.scan(now)
+            self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
             if self._slots.release_stale():
                 self._claimer.slow()
 
