@@ -39,16 +39,22 @@ def test_a_purge_asks_first_and_cancels_what_is_open(desk: Desk) -> None:
     assert desk.states("runs", "a", "b", "c") == ["leased", "cancelled", "cancelled", "cancelled"]
 
 
-def test_a_drain_waits_for_what_runs(desk: Desk) -> None:
+def test_a_drain_waits_for_what_runs(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.send(Job(id="runs", task="t"))
     runs = desk.claim()
     desk.send(Job(id="waits", task="t"))
-    ending = threading.Timer(0.2, desk.end, (Succeeded(), *runs))
-    ending.start()
-    done = desk.culm("drain", "default")
+    said: list[str] = []
+    ending = threading.Thread(target=desk.end, args=(Succeeded(), *runs))
+
+    def hear(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            ending.start()  # the job ends once the drain has seen it run
+
+    monkeypatch.setattr("culm.cli.steer.say", hear)
+    assert desk.culm("drain", "default").code == 0
     ending.join()
-    assert done.code == 0
-    assert done.out.splitlines() == [
+    assert said == [
         "default is paused; 1 of its jobs are with workers still",
         "drained default: nothing of it runs; it is paused until: culm resume default",
     ]

@@ -32,8 +32,14 @@ dead = typer.Typer(
     "  culm dead list --task mail.send --error Timeout\n  culm dead replay order-42",
     add_completion=False,
     rich_markup_mode=None,
-    no_args_is_help=False,
+    invoke_without_command=True,
 )
+
+
+@dead.callback()
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        raise Quit("dead needs a command: list, show, replay, discard", Exit.USAGE)
 
 
 @dead.command("list")
