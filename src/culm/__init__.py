@@ -5,6 +5,7 @@ Start with `App`; `docs/architecture.md` is the map.
 
 from culm.app import App
 from culm.current import Attempt, ReadEvent, current, emit
+from culm.dead import DeadLetter, DeadLetters
 from culm.errors import (
     ConfigError,
     CulmError,
@@ -43,6 +44,8 @@ __all__ = [
     "Cancelled",
     "ConfigError",
     "CulmError",
+    "DeadLetter",
+    "DeadLetters",
     "DuplicateTask",
     "Expired",
     "Failed",

@@ -20,6 +20,7 @@ from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
 from culm.commit import Commit, weigh
 from culm.current import running
+from culm.dead import DeadLetters
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
@@ -241,6 +242,11 @@ class App:
         if not isinstance(job_id, str) or not job_id.isprintable() or not job_id:
             raise ValueError(f"a job id is a printable str, got {job_id!r}")
         return Handle(self, job_id, task)
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The jobs that failed or were lost, until somebody replays or discards them."""
+        return DeadLetters(lambda: self.store, self.portal)
 
     # -- running ------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from culm.outcome import Outcome, Succeeded
 
 MAX_EFFECTS = 10_000  # of one commit: beyond it a store's transaction would hold up everybody else
 
+GLOBAL_SCOPE = ""  # of events that belong to no tree of jobs
+
 BatchId: TypeAlias = tuple[str, int]  # (client, a number that only grows): a resent batch is recognised
 Committed: TypeAlias = Literal["applied", "lease_lost", "conflict"]
 
@@ -28,7 +30,7 @@ class Held(Struct, frozen=True, gc=False, array_like=True):
 class Event(Struct, frozen=True, gc=False, array_like=True):
     """A recorded fact. The same key under the same topic of a scope is recorded once, whoever says it first."""
 
-    scope: str  # the root's id; "" is the global scope
+    scope: str  # the root's id, or GLOBAL_SCOPE
     topic: str
     key: str
     value: bytes = b"\xc0"

@@ -87,6 +87,7 @@ class Attempt(Struct, eq=False):
     over: bool = False  # its commit has left: nothing can join it any more
     ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
     slot: int = -1  # where a supervisor's board shows it
+    began: float = 0.0  # the same, a scan after the start at the latest; 0: no scan has met it
     news: tuple[float, str] | None = None  # progress that was not published yet
 
     @property

@@ -23,6 +23,7 @@ from culm.outcome import Final, Outcome
 LeaseState: TypeAlias = Literal["held", "lost", "cancelled"]
 ClaimOrder: TypeAlias = Literal["priority", "age"]
 State: TypeAlias = Literal["open", "leased", "succeeded", "failed", "cancelled", "expired", "lost"]
+Shown: TypeAlias = State | Literal["dead"]  # what lists may be asked for; dead: failed or lost, a dead letter
 HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome", "cancel"]
 CANCELS = "~cancels"  # the channel on which workers hear which jobs are to stop; no job has such an id
 
@@ -103,6 +104,25 @@ class JobView(Struct, frozen=True, gc=False, kw_only=True):
     last: Outcome | None  # of the last attempt that ended; a finished job's outcome
     lease: str = ""
     topic: str = ""
+    claims: int = 0  # how often it was ever claimed, by attempts that were replayed, given back or died, too
+    replays: int = 0  # how often it was a dead letter and was replayed
+    dead_ms: int | None = None  # how long it has been a dead letter; None: it is none
+
+
+class Awaited(Struct, frozen=True, gc=False, kw_only=True):
+    """A trigger that has not fired yet: it releases the job when `need` of its topics are reached."""
+
+    scope: str
+    need: int
+    reached: int
+    topics: tuple[tuple[str, int, int], ...]  # those that are not reached, by name: topic, how many events reach it, how many there are
+
+
+class Waits(Struct, frozen=True, gc=False, kw_only=True):
+    """What an open job waits for."""
+
+    ahead: int | None = None  # how many jobs of its queue are claimed before it by priority; None: it is not open, or waits for a release
+    awaits: tuple[Awaited, ...] = ()  # of its own scope and of the global one, in the order of (scope, need, reached, topics)
 
 
 class Ended(Struct, frozen=True, gc=False):
@@ -138,10 +158,21 @@ class Reader(Protocol):
         """How the job ended; waits up to `for_ms` for it to end."""
         ...
 
+    async def waits(self, job_id: str) -> Waits:
+        """What stands between the job and its next start. Ahead of a job that is due later is what will be due by then."""
+        ...
+
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
-        """Jobs by ascending id, those after the id `after`."""
+        """Jobs by ascending id, those after the id `after`; `scope`: the root of that id and what lies in its scope."""
         ...
 
     async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
@@ -157,6 +188,18 @@ class Reader(Protocol):
         ...
 
 
+class Load(Struct, frozen=True, gc=False, array_like=True):
+    """What a worker says of one of its queues: what runs now, and what happened within the last `over_ms`."""
+
+    queue: str
+    running: int = 0  # attempts
+    over_ms: int = 0
+    ended: int = 0  # attempts that ended
+    ran_ms: int = 0  # how long attempts ran, all together: divided by `ended` it is their mean
+    waited: int = 0  # a sample of first attempts, sent without a delay
+    waited_ms: int = 0  # how long these waited from their send to the claim, all together
+
+
 class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     """What a worker says of itself with every heartbeat."""
 
@@ -169,6 +212,9 @@ class WorkerInfo(Struct, frozen=True, gc=False, array_like=True):
     running: int = 0
     done: int = 0
     started_ms: int = 0  # by the worker's wall clock
+    beat_ms: int = 0  # between two heartbeats: what it says is no older, while it lives
+    loads: tuple[Load, ...] = ()
+    longest: tuple[tuple[str, int], ...] = ()  # some of the jobs that it runs, those that have run longest, and for how many ms
 
 
 class Condition(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import servers
+from tests.cli.desk import Desk
 from tests.cli.shell import Shell
 
 
@@ -22,3 +24,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell.start("worker", "shop:app", "--lease", "2", "--heartbeat", "0.3").line("worker.started")
     yield shell
     shell.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.server)])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+    """A new store of each kind that commands can reach."""
+    desk = Desk(servers.redis().url if request.param == "redis" else f"sqlite:///{tmp_path / 'jobs.db'}?durability=relaxed")
+    desk.states()  # makes the file: a command that only looks would not
+    return desk

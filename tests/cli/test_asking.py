@@ -1,11 +1,17 @@
 """What a caller can do from a terminal, against a worker that runs in another process."""
 
+import re
 import sqlite3
 
 import pytest
 
 from culm.cli.main import main
 from tests.cli.shell import Shell
+
+COMMANDS = [
+    "worker", "enqueue", "result", "status", "cancel", "queues", "workers", "jobs", "top", "why", "pause", "resume", "drain", "purge",
+    "dead list", "dead show", "dead replay", "dead discard", "doctor", "demo", "version",
+]  # fmt: skip
 
 
 def test_enqueue_prints_the_id_and_result_prints_the_result(served: Shell) -> None:
@@ -93,14 +99,29 @@ def test_queues_counts_jobs_of_the_store_that_url_names(shell: Shell) -> None:
     url = f"sqlite:///{shell.folder / 'other.db'}"
     done = shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url, "--delay", "60")
     shell.run("cancel", done.out.strip(), "--url", url)
-    assert shell.run("queues", "--url", url).out == "no queue has unfinished jobs\n"
+    assert shell.run("queues", "--url", url).out == "no queue has unfinished jobs, and no worker is there\n"
     shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url, "--queue", "mail", "--delay", "60")
     assert not shell.store.exists()
     [row] = shell.run("queues", "shop:app", "--url", url, "--json").json
     assert (row["queue"], row["ready"], row["delayed"]) == ("mail", 0, 1)
-    head, line = shell.run("queues", "--url", url).out.splitlines()
-    assert head.split() == ["queue", "ready", "delayed", "waiting", "leased", "oldest"]
-    assert line.split() == ["mail", "0", "1", "0", "0", "-"]
+    _, line = shell.run("queues", "--url", url).out.splitlines()
+    assert line.split() == ["mail", "0", "1", "0", "0", "0", "-", "-", "-", "-", "0", "no", "worker"]
+
+
+def test_a_real_worker_is_seen_with_what_it_did_and_does(served: Shell) -> None:
+    served.run("enqueue", "shop:app", "shop.add", "1", "--wait", "10")
+    served.run("enqueue", "shop:app", "shop.nap", "60", "--id", "seen")
+    why: list[dict[str, str]] = []
+    while not any("has run it for" in reason["text"] for reason in why):  # until the heartbeat that names it, 0.3 s at most
+        why = served.run("why", "shop:app", "seen", "--json").json["reasons"]
+        assert [reason["code"] for reason in why] in (["held"], ["due", "place", "start"])
+    [worker] = served.run("workers", "shop:app", "--json").json
+    assert {found["id"] for found in worker["longest"]} >= {"seen"}
+    [queue] = [q for q in served.run("queues", "--json").json if q["queue"] == "default"]
+    assert (queue["workers"], queue["slots"]) == (1, 100)
+    assert queue["running"] >= 1
+    assert queue["rate"] is None or queue["rate"] > 0
+    assert served.run("cancel", "seen").code == 0
 
 
 def test_version_says_its_own_and_what_it_stands_on(shell: Shell) -> None:
@@ -108,12 +129,25 @@ def test_version_says_its_own_and_what_it_stands_on(shell: Shell) -> None:
     assert shell.run("version", "--json").json["sqlite"] == sqlite3.sqlite_version
 
 
-@pytest.mark.parametrize("command", ["worker", "enqueue", "result", "status", "cancel", "queues", "doctor", "demo", "version"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
-    assert f"culm {command}" in capsys.readouterr().out.partition("Example:")[2]
+    assert main([*command.split(), "--help"]) == 0
+    assert f"culm {command}" in re.split(r"Examples?:", capsys.readouterr().out)[1]
+    *group, name = command.split()
+    assert main([*group, "--help"]) == 0
+    assert f"  {name} " in capsys.readouterr().out
+
+
+def test_no_command_is_without_a_test_of_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert f"  {command} " in capsys.readouterr().out
+    listed = re.findall(r"^  (\w+) ", capsys.readouterr().out.partition("Commands:")[2], flags=re.MULTILINE)
+    assert set(listed) == {command.split()[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("worker", "demo")])
+def test_every_command_that_answers_answers_machines_too(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
 
 
 def test_output_has_no_colours_where_there_is_no_terminal(served: Shell) -> None:

@@ -12,7 +12,7 @@ from tests.conformance.stores import EACH, Opener
 WANTED = {
     "applied": 150, "conflict": 20, "lease_lost": 40, "resent": 20, "granted": 30, "reclaimed": 3, "claims repeated": 8,
     "held": 15, "lost": 15, "cancelled": 300, "succeeded": 40, "failed": 5, "leased": 300, "open": 1_000,
-    "swept": 10, "replayed": 1, "discarded": 1, "purged": 10, "events": 400, "records": 100,
+    "swept": 10, "replayed": 1, "discarded": 1, "purged": 10, "events": 400, "records": 100, "replays": 3, "awaits": 100, "ahead": 300,
 }  # fmt: skip
 
 

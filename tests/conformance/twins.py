@@ -101,14 +101,18 @@ class Twins:
         """Every table, as a reader sees it."""
         seen = self.ask(self._tables)
         self.saw.update(job["state"] for job in seen["jobs"])
+        self.saw["replays"] += sum(job["replays"] for job in seen["jobs"])
+        self.saw["awaits"] += sum(len(waits.awaits) for waits in seen["waits"].values())
+        self.saw["ahead"] += sum(waits.ahead or 0 for waits in seen["waits"].values())
         self.saw["events"] += sum(map(len, seen["events"].values()))
         self.saw["records"] += sum(map(len, seen["records"].values()))
 
     async def _tables(self, store: FullStore) -> dict[str, Any]:
         ids, topics, flows = sorted(self.ids), sorted(self.topics), sorted(self.flows)
-        jobs, counts, outcomes, events, records = await asyncio.gather(  # at once: a store may answer many in one go
-            store.jobs(limit=10_000),
+        (jobs, dead), counts, waits, outcomes, events, records = await asyncio.gather(  # at once: a store may answer many in one go
+            asyncio.gather(store.jobs(limit=10_000), store.jobs(state="dead", limit=10_000)),
             store.counts(),
+            asyncio.gather(*(store.waits(i) for i in ids)),
             asyncio.gather(*(store.outcome(i) for i in ids)),
             asyncio.gather(*(store.events(*t) for t in topics)),
             asyncio.gather(*(store.records(f) for f in flows)),
@@ -117,7 +121,9 @@ class Twins:
         assert looked_up == [next((v for v in jobs if v.id == i), None) for i in ids[:: max(1, len(ids) // 2)]]
         return {
             "jobs": [msgspec.structs.asdict(view) for view in jobs],
+            "dead": dead,
             "counts": counts,
+            "waits": dict(zip(ids, waits, strict=True)),
             "outcomes": dict(zip(ids, outcomes, strict=True)),
             "events": dict(zip(topics, events, strict=True)),
             "records": dict(zip(flows, records, strict=True)),

@@ -63,10 +63,10 @@ class Scenario:
 
     async def begin(self) -> None:
         store = self._store
-        await self.do(*(Commit(send=(Job(id=i, task="t", keep_ms=0),)) for i in ("plain", "fails", "again", "root")))
+        await self.do(*(Commit(send=(Job(id=i, task="t", keep_ms=0),)) for i in ("plain", "fails", "again", "root", "twice")))
         await self.do(Commit(send=(Job(id="later", task="t", args=b"\xc5" + bytes(40_000), after_ms=3_600_000, queue="mail", keep_ms=0),)))
         await self.do(Commit(cancel=("never-sent",)))
-        held = (await store.claim(["default"], lease="w/1", limit=4, for_ms=60_000)).deliveries
+        held = (await store.claim(["default"], lease="w/1", limit=5, for_ms=60_000)).deliveries
         fence = {d.job.id: Held(d.job.id, d.lease) for d in held}
         assert await store.extend([fence["plain"]], for_ms=90_000) == ["held"]
         effects = Commit(
@@ -79,9 +79,11 @@ class Scenario:
         await self.do(effects)
         await self.do(
             Commit(fence=fence["fails"], outcome=Failed(Fault("E"))),
+            Commit(fence=fence["twice"], outcome=Failed(Fault("E"))),
             Commit(fence=fence["again"], outcome=Retried(0, Fault("E"))),
             client="w",
         )
+        assert await store.replay(["twice"]) == 1
         await store.outcome("root", for_ms=1)
         await store.pause("mail")
         await store.register(WorkerInfo("w", "h", 1, (), (), 1), for_ms=1)

@@ -7,7 +7,7 @@ from msgspec import Struct
 from culm.commit import Event, Held, Record, Trigger
 from culm.job import Delivery, Job, RetrySpec
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Released, Retried, Snoozed, Succeeded, Suspended
-from culm.store import Hint, WorkerInfo
+from culm.store import Hint, Load, WorkerInfo
 
 MINIMAL = Job(id="r", task="t")
 FULL = Job(
@@ -28,6 +28,9 @@ FULL = Job(
     reply_to="calls/1",
     headers={"traceparent": "00-ab"},
 )
+
+LOAD = Load("a", 2, 60_000, 120, 90_000, 40, 8_000)
+GROWN = {"worker"}  # types to whose end was added since: older bytes are read still, and are how today's begin
 
 SAMPLES: dict[str, Struct] = {
     "job-minimal": MINIMAL,
@@ -51,5 +54,9 @@ SAMPLES: dict[str, Struct] = {
     "record": Record("r", 3, b"\x07"),
     "held": Held("r", "w/1"),
     "worker": WorkerInfo("w1", "host", 7, ("a", "b"), ("t", "u"), 8, 3, 99, 1_700_000_000_000),
+    "worker-loads": WorkerInfo(
+        "w1", "host", 7, ("a", "b"), ("t",), 8, 3, 99, 1_700_000_000_000, 10_000, (LOAD, Load("b")), (("r", 70_000), ("r~a", 1_000))
+    ),
+    "load": LOAD,
     "hint": Hint("calls/1", "progress", "r", b"\x92\x01\x02"),
 }

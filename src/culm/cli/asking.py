@@ -1,4 +1,4 @@
-"""`enqueue`, `result`, `status`, `cancel` and `queues`: what a caller can do, from a terminal."""
+"""`enqueue`, `result`, `status` and `cancel`: what a caller can do, from a terminal."""
 
 from __future__ import annotations
 
@@ -118,22 +118,4 @@ async def cancel(app: App, job_id: str, *, as_json: bool) -> int:
         say_json({"id": job_id, "before": before, "state": after})
     else:
         say("cancelled" if after == "cancelled" else "asked to stop; it hears of it with its worker's next heartbeat")
-    return Exit.OK
-
-
-async def queues(app: App, *, as_json: bool) -> int:
-    async with app:
-        counts = await app.store.counts()
-    rows = [{name: getattr(c, name) for name in c.__struct_fields__} for c in counts]
-    if as_json:
-        say_json(rows)
-    elif not rows:
-        say("no queue has unfinished jobs")
-    else:
-        width = max(len("queue"), *(len(c.queue) for c in counts))
-        say(f"{'queue':<{width}} {'ready':>8} {'delayed':>8} {'waiting':>8} {'leased':>8} {'oldest':>9}")
-        for c in counts:
-            oldest = "-" if c.oldest_ms is None else f"{c.oldest_ms / 1000:.1f} s"
-            paused = "  paused" if c.paused else ""
-            say(f"{c.queue:<{width}} {c.ready:>8} {c.delayed:>8} {c.waiting:>8} {c.leased:>8} {oldest:>9}{paused}")
     return Exit.OK

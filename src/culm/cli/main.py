@@ -15,8 +15,16 @@ from typing import Annotated, Any
 import typer
 
 from culm.cli import asking
+from culm.cli.arguments import AppName, JobId, Json, MaybeApp, Seconds, Url, subject
+from culm.cli.dead import dead
+from culm.cli.jobs import jobs
 from culm.cli.output import Exit, Quit, say, say_json, warn
-from culm.cli.target import existing, load_app, store_app
+from culm.cli.queues import queues
+from culm.cli.steer import drain, pause, purge, resume
+from culm.cli.target import existing, load_app
+from culm.cli.top import top
+from culm.cli.why import why
+from culm.cli.workers import workers
 from culm.errors import ConfigError, CulmError
 
 cli = typer.Typer(
@@ -27,12 +35,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="where the App is, such as shop.tasks:app")]
-JobId = Annotated[list[str], typer.Argument(metavar="[MODULE:APP] ID", help="the job, and the app whose store has it")]
-Url = Annotated[str | None, typer.Option("--url", "-u", metavar="URL", help="the store's address, instead of the app's or $CULM_URL")]
-Json = Annotated[bool, typer.Option("--json", help="machine output")]
-Seconds = float
 
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -160,7 +162,7 @@ def result(
     Example:
       culm result shop.tasks:app order-42 --timeout 10
     """
-    app, job_id = _job(job, url)
+    app, job_id = subject(job, url, what="ID")
     return asyncio.run(asking.result(app, job_id, timeout=timeout, as_json=json))
 
 
@@ -172,7 +174,7 @@ def status(job: JobId, url: Url = None, json: Json = False) -> int:
     Example:
       culm status shop.tasks:app order-42 --json
     """
-    app, job_id = _job(job, url)
+    app, job_id = subject(job, url, what="ID")
     return asyncio.run(asking.status(app, job_id, as_json=json))
 
 
@@ -184,32 +186,22 @@ def cancel(job: JobId, url: Url = None, json: Json = False) -> int:
     Example:
       culm cancel --url sqlite:///culm.db order-42
     """
-    app, job_id = _job(job, url)
+    app, job_id = subject(job, url, what="ID")
     return asyncio.run(asking.cancel(app, job_id, as_json=json))
 
 
-@cli.command()
-def queues(
-    app: Annotated[str | None, typer.Argument(metavar="[MODULE:APP]", help="the app whose store to ask")] = None,
-    url: Url = None,
-    json: Json = False,
-) -> int:
-    """Print how many jobs each queue has.
-
-    \b
-    Example:
-      culm queues shop.tasks:app
-    """
-    return asyncio.run(asking.queues(store_app(app, url), as_json=json))
+for command in (queues, workers, jobs, top, why, pause, resume, drain, purge):
+    cli.command()(command)
+cli.add_typer(dead, name="dead")
 
 
 @cli.command()
 def doctor(
-    app: Annotated[str | None, typer.Argument(metavar="[MODULE:APP]", help="the app whose store to look at")] = None,
+    app: MaybeApp = None,
     url: Url = None,
     json: Json = False,
 ) -> int:
-    """Print what the store is, which falls it survives, how far away it is, and how many workers serve it.
+    """Print what the store is, which falls it survives, how far away it and its clock are, who serves it, and what wants attention.
 
     \b
     Example:
@@ -257,12 +249,6 @@ def version(json: Json = False) -> int:
     else:
         say(f"culm {__version__}")
     return Exit.OK
-
-
-def _job(words: list[str], url: str | None) -> tuple[Any, str]:
-    if len(words) > 2:
-        raise Quit(f"expected [MODULE:APP] ID, got {len(words)} words: {' '.join(words)}", Exit.USAGE)
-    return store_app(words[0] if len(words) == 2 else None, url), words[-1]
 
 
 def run() -> None:

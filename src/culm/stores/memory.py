@@ -26,12 +26,15 @@ from culm.store import (
     LeaseState,
     Pending,
     QueueCounts,
+    Shown,
     State,
+    Waits,
     WorkerInfo,
 )
 from culm.stores.bells import Bells
 from culm.stores.rows import Row
 from culm.stores.tables import Tables
+from culm.stores.waits import waits
 
 DURABILITY = "D0: survives nothing"
 
@@ -131,18 +134,30 @@ class MemoryStore:
             return Absent()
         return Ended(row.last) if isinstance(row.last, FINAL) and row.finished else Pending()
 
+    async def waits(self, job_id: str) -> Waits:
+        with self._lock:
+            return waits(self.tables, job_id)
+
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
         with self._lock:
             now = self.tables.now()
             found = [
-                view
+                _view(row, now)
                 for row in self.tables.rows.values()
                 if row.job.id > after
-                and (queue is None or row.job.queue == queue)
-                and (task is None or row.job.task == task)
-                and (view := _view(row, now)).state == (state or view.state)
+                and queue in (None, row.job.queue)
+                and task in (None, row.job.task)
+                and scope in (None, row.job.scope)
+                and state in (None, _state(row), "dead" if row.died is not None else None)
             ]
         return sorted(found, key=lambda v: v.id)[:limit]
 
@@ -251,6 +266,9 @@ def _view(row: Row, now: int) -> JobView:
         last=row.last,
         lease=row.lease,
         topic=job.topic,
+        claims=row.fence,
+        replays=row.replays,
+        dead_ms=None if row.died is None else now - row.died,
     )
 
 

@@ -29,6 +29,8 @@ class Row:
     last: Outcome | None = None
     finished: bool = False
     sweep_at: int = 0  # when it goes, once it is finished; 0: a dead letter stays
+    died: int | None = None  # when it became a dead letter; None: it is none
+    replays: int = 0
 
 
 class Waiting(Struct):

@@ -147,12 +147,13 @@ class Tables:
             if not scope.live:
                 self._sweep_scope_at(now + keep_ms, job.scope, scope)
             self._reached(scope, f"done/{job.id}", 1, now)
-        if type(final) not in DEAD:
-            if keep_ms:
-                row.sweep_at = now + keep_ms
-                self._sweep_at(row.sweep_at, "job", job.id)
-            else:
-                del self.rows[job.id]
+        if type(final) in DEAD:
+            row.died = now
+        elif keep_ms:
+            row.sweep_at = now + keep_ms
+            self._sweep_at(row.sweep_at, "job", job.id)
+        else:
+            del self.rows[job.id]
 
     # -- what a commit carries ----------------------------------------------------------------------------------------------
 
@@ -347,7 +348,8 @@ class Tables:
     def replay(self, job_ids: Sequence[str]) -> int:
         now, rows = self.now(), self.dead(job_ids)
         for row in rows:
-            row.finished, row.cancelled, row.again = False, False, False
+            row.finished, row.cancelled, row.again, row.died = False, False, False, None
+            row.replays += 1
             row.attempt, row.expiries, row.sent = 0, 0, now
             self._enter(row.job, now)
             self._open(row, now)

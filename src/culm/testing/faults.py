@@ -34,8 +34,9 @@ from culm.store import (
     LeaseState,
     Pending,
     QueueCounts,
-    State,
+    Shown,
     Subscription,
+    Waits,
     WorkerInfo,
 )
 from culm.testing.virtual_loop import NODE, VirtualLoop, gone, never
@@ -167,10 +168,22 @@ class Faulty:
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         return await self._call("outcome", lambda: self._store.outcome(job_id, for_ms=for_ms))
 
+    async def waits(self, job_id: str) -> Waits:
+        return await self._call("waits", lambda: self._store.waits(job_id))
+
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
-        return await self._call("jobs", lambda: self._store.jobs(state=state, queue=queue, task=task, after=after, limit=limit))
+        return await self._call(
+            "jobs", lambda: self._store.jobs(state=state, queue=queue, task=task, scope=scope, after=after, limit=limit)
+        )
 
     async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
         return await self._call("events", lambda: self._store.events(scope, topic, after=after, limit=limit))

@@ -26,6 +26,7 @@ from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.runner import NOTHING, Runner
+from culm.worker.tally import Tally
 
 log = logging.getLogger("culm.worker")
 
@@ -49,10 +50,12 @@ class Slots:
         gatherer: Gatherer,
         *,
         concurrency: int,
+        tally: Tally,
         hungry: Callable[[], None],
         board: Board | None = None,
     ) -> None:
         self._app = app
+        self.tally = tally
         self._gatherer = gatherer
         self._post = gatherer.post
         gatherer.answered = self._answered
@@ -96,6 +99,7 @@ class Slots:
             return
         buffer = self.buffer
         buffer.extend(deliveries)
+        self.tally.fed(deliveries)
         if self._closing:
             self.release_buffered()
             return
@@ -180,6 +184,7 @@ class Slots:
         """Stop the attempts whose time is over. Called a few times a second: cheaper than a timer per job."""
         for attempt in list(self.running):
             if not attempt.ends_at:
+                attempt.began = now
                 left_ms = decide.time_left_ms(attempt.delivery)
                 attempt.ends_at = float("inf") if left_ms is None else now + left_ms / 1000
                 if self._board is not None:
@@ -233,6 +238,7 @@ class Slots:
             self.buffer.popleft()
 
     def _let_go(self, delivery: Delivery, outcome: Outcome) -> None:
+        self.tally.given_back(delivery)
         self._post(Commit(fence=Held(delivery.job.id, delivery.lease), outcome=outcome, keep_ms=delivery.job.keep_ms))
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:

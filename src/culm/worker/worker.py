@@ -33,6 +33,7 @@ from culm.worker.leash import Leash
 from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
+from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
 
 if TYPE_CHECKING:
@@ -131,7 +132,15 @@ class Worker:
         runner = Runner(app.tasks, store, self._threads, self._children, app.rng)
         leash = self.leash
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
-        self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, board=self._board)
+        self._slots = Slots(
+            app,
+            runner,
+            self._gatherer,
+            concurrency=self._concurrency,
+            tally=Tally(self.queues),
+            hungry=self._claimer.hungry,
+            board=self._board,
+        )
         self._loop = loop
         if self._board is not None:
             self._claimer.claiming = self._board.claiming
@@ -218,6 +227,9 @@ class Worker:
             running=len(self._slots.running),
             done=self._slots.done,
             started_ms=self._started_ms,
+            beat_ms=self._beat_ms,
+            loads=self._slots.tally.loads(),
+            longest=longest(list(self._slots.running), self._loop.time()),
         )
 
     def leases_are(self, held: Sequence[Held], states: Sequence[LeaseState]) -> None:
@@ -249,7 +261,9 @@ class Worker:
             self._ticked = time.monotonic()
             if self._board is not None:
                 self._board.tick(self._slots.done, len(self.held()))
-            self._slots.scan(self._loop.time())
+            now = self._loop.time()
+            self._slots.scan(now)
+            self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
             if not apart and self._slots.release_stale():
                 self._claimer.slow()
 

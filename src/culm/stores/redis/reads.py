@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
 
-from culm.commit import Held
-from culm.job import Delivery
+from culm.commit import GLOBAL_SCOPE, Held
+from culm.job import Delivery, scope_of
 from culm.outcome import FINAL, Outcome, decode_outcome
-from culm.store import Absent, Ended, JobView, Pending, QueueCounts, State
+from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
 from culm.stores.redis.connection import Reply
 from culm.stores.redis.link import Link
 from culm.stores.redis.outcomes import PENDING, Found
@@ -17,7 +18,7 @@ from culm.stores.redis.wire import Word
 
 PAGE = 200  # jobs of one look
 _STATES: dict[bytes, State] = {b"1": "succeeded", b"2": "failed", b"3": "cancelled", b"4": "expired", b"5": "lost"}
-_DEAD: tuple[State, ...] = ("failed", "lost")
+_DEAD = ("failed", "lost", "dead")
 
 
 def outcome(found: Found) -> Ended | Pending | Absent:
@@ -31,17 +32,17 @@ def outcome(found: Found) -> Ended | Pending | Absent:
 
 
 def view(now: int, row: Sequence[bytes]) -> JobView:
-    job_id, record, held, state_text, stored, until = row
+    job_id, record, held, state_text, stored, until, replays = row
     head = Head(record)
     due, sent, lease = head.due, head.sent, _lease(row).decode()
-    attempt, expiries = (1, 0) if held else (0, 0)
+    attempt, expiries, claims, died = 1 if held else 0, 0, 1 if held else 0, None
     last: Outcome | None = decode_outcome(stored[stored.index(b"\n") + 1 :]) if stored else None
     state: State = "leased" if held else "open"
     if state_text:
-        attempt, expiries, due, sent = _state(state_text)
+        attempt, expiries, claims, due, sent = _state(state_text)
     if stored.startswith(b"F"):
         state, due = _STATES[stored[1:2]], None
-        attempt, expiries, own_sent = _ended(stored)
+        attempt, expiries, claims, own_sent, died = _ended(stored)
         sent = own_sent or sent
     if held:
         due = round(float(until))
@@ -58,6 +59,9 @@ def view(now: int, row: Sequence[bytes]) -> JobView:
         last=last,
         lease=lease,
         topic=head.topic,
+        claims=claims,
+        replays=int(replays or 0),
+        dead_ms=None if died is None else now - died,
     )
 
 
@@ -68,20 +72,38 @@ def _lease(row: Sequence[bytes]) -> bytes:
 def _delivery(now: int, row: Sequence[bytes], record: bytes | None) -> Delivery:
     job, sent, broken = read_record(row[0].decode(), record)
     attempt, expiries, fence = 1, 0, 1
-    if state := row[3]:
-        attempt, expiries, _, sent = _state(state)
-        fence = int(state.split()[2])
+    if row[3]:
+        attempt, expiries, fence, _, sent = _state(row[3])
     return Delivery(job, _lease(row).decode(), attempt, expiries, fence, now - sent, broken)
 
 
-def _state(text: bytes) -> tuple[int, int, int | None, int]:
-    attempt, expiries, _, _, _, due, sent = text.split()
-    return int(attempt), int(expiries), None if due == b"inf" else int(due), int(sent)
+def _state(text: bytes) -> tuple[int, int, int, int | None, int]:
+    attempt, expiries, fence, _, _, due, sent = text.split()
+    return int(attempt), int(expiries), int(fence), None if due == b"inf" else int(due), int(sent)
 
 
-def _ended(stored: bytes) -> tuple[int, int, int]:
-    attempt, expiries, _, sent = stored[2 : stored.index(b"\n")].split()
-    return int(attempt), int(expiries), int(sent)
+def _ended(stored: bytes) -> tuple[int, int, int, int, int | None]:
+    attempt, expiries, fence, sent, *died = stored[2 : stored.index(b"\n")].split()
+    return int(attempt), int(expiries), int(fence), int(sent), int(died[0]) if died else None
+
+
+def waits(ahead: int | bytes, triggers: Sequence[Sequence[Any]]) -> Waits:
+    found = [
+        Awaited(scope=scope.decode(), need=need, reached=reached, topics=tuple(sorted(_threes(rest))))
+        for scope, need, reached, *rest in triggers
+    ]
+    found.sort(key=lambda a: (a.scope, a.need, a.reached, a.topics))
+    return Waits(ahead=ahead if isinstance(ahead, int) else None, awaits=tuple(found))
+
+
+def _threes(words: Sequence[Any]) -> Iterable[tuple[str, int, int]]:
+    for topic, count, there in zip(words[::3], words[1::3], words[2::3], strict=True):
+        yield topic.decode(), count, there
+
+
+def scopes_of(job_id: str) -> Sequence[str]:
+    """Those in which a trigger may release it."""
+    return scope_of(job_id), GLOBAL_SCOPE
 
 
 def counts(rows: Iterable[Sequence[Reply]]) -> list[QueueCounts]:
@@ -122,17 +144,35 @@ class Jobs:
         records = await self._link.ask("HMGET", self._prefix + "jobs", *[row[0] for row in rows])
         return [_delivery(int(moment), row, record) for row, record in zip(rows, records, strict=True)]
 
-    async def find(self, *, state: State | None, queue: str | None, task: str | None, after: str, limit: int) -> list[JobView]:
-        ids = [job_id for job_id in await self._ids(state, queue) if job_id > after]
+    async def find(
+        self, *, state: Shown | None, queue: str | None, task: str | None, scope: str | None, after: str, limit: int
+    ) -> list[JobView]:
         found: list[JobView] = []
-        heapq.heapify(ids)
-        while ids and len(found) < limit:
-            page = [heapq.heappop(ids) for _ in range(min(PAGE, len(ids)))]
-            views = await self.views(page)
-            found += [v for v in views if state in (None, v.state) and queue in (None, v.queue) and task in (None, v.task)]
+        async for page in self._dead(after) if state in _DEAD else self._pages(state, queue, scope, after):
+            views = await self.views([job_id for job_id in page if scope in (None, scope_of(job_id))])
+            shown = [v for v in views if state in (None, v.state, "dead" if v.dead_ms is not None else None)]
+            found += [v for v in shown if queue in (None, v.queue) and task in (None, v.task)]
+            if len(found) >= limit:
+                break
         return found[:limit]
 
-    async def _ids(self, state: State | None, queue: str | None) -> list[str]:
+    async def _dead(self, after: str) -> AsyncIterator[list[str]]:
+        """Dead letters have an index of their ids."""
+        while True:
+            least = f"({after}" if after else "-"
+            page = [job_id.decode() for job_id in await self._link.ask("ZRANGEBYLEX", self._prefix + "dead", least, "+", "LIMIT", 0, PAGE)]
+            if not page:
+                return
+            yield page
+            after = page[-1]
+
+    async def _pages(self, state: Shown | None, queue: str | None, scope: str | None, after: str) -> AsyncIterator[list[str]]:
+        ids = [job_id for job_id in await self._ids(state, queue) if job_id > after and scope in (None, scope_of(job_id))]
+        heapq.heapify(ids)
+        while ids:
+            yield [heapq.heappop(ids) for _ in range(min(PAGE, len(ids)))]
+
+    async def _ids(self, state: Shown | None, queue: str | None) -> list[str]:
         """Those that may be in that state, each once."""
         ids: set[bytes] = set()
         if state in (None, "open"):
@@ -142,8 +182,8 @@ class Jobs:
                     ids.update(member[16:] for member in members)
         if state in (None, "leased"):
             ids.update(await self._scan("HSCAN", self._prefix + "held", 2))
-        if state is None or state in _DEAD:
-            ids.update(await self._scan("SSCAN", self._prefix + "dead", 1))
+        if state is None:
+            ids.update(await self._scan("ZSCAN", self._prefix + "dead", 2))
         if state is None or state in ("succeeded", "cancelled", "expired"):
             ids.update(await self._scan("ZSCAN", self._prefix + "expire", 2))
         return [job_id.decode() for job_id in ids if job_id]  # `held` has a field without a name

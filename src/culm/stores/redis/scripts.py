@@ -29,6 +29,7 @@ _NEEDS = {
     "send_one": (),
     "sweep": _ROWS,
     "view": _ROWS,
+    "waits": _ROWS,
     "workers": _BASE,
 }
 

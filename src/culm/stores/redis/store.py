@@ -22,7 +22,21 @@ from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError
 from culm.job import Delivery
-from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.store import (
+    Absent,
+    Claimed,
+    ClaimOrder,
+    Condition,
+    Ended,
+    Hint,
+    JobView,
+    LeaseState,
+    Pending,
+    QueueCounts,
+    Shown,
+    Waits,
+    WorkerInfo,
+)
 from culm.stores.redis import reads, wire
 from culm.stores.redis.address import LAYOUT, Address
 from culm.stores.redis.connection import Reply
@@ -198,10 +212,21 @@ class RedisStore:
             found = await outcomes.wait(job_id, for_ms=for_ms)
         return reads.outcome(found)
 
+    async def waits(self, job_id: str) -> Waits:
+        ahead, *triggers = await self._run("waits", job_id, *reads.scopes_of(job_id))
+        return reads.waits(ahead, triggers)
+
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
-        return await self._here().jobs.find(state=state, queue=queue, task=task, after=after, limit=limit)
+        return await self._here().jobs.find(state=state, queue=queue, task=task, scope=scope, after=after, limit=limit)
 
     async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
         size = len(scope.encode())

@@ -148,9 +148,9 @@ class Commits:
         for (kind, keep_ms), some in groupby(kept, key=lambda e: (type(e[1]), e[2])):
             alike = list(some)
             rids, outcomes = [e[0] for e in alike], [encode_outcome(e[1]) for e in alike]
-            sweep_at = None if kind in DEAD else self._now + keep_ms
+            sweep_at, died = (None, self._now) if kind in DEAD else (self._now + keep_ms, None)
             for piece in pieces(outcomes):
-                self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at))
+                self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at, died))
 
     def _send_one(self, job: Job) -> bool:
         """Check and send in one statement. False: nothing was written, it is not new."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from sqlite3 import Connection
 from typing import Any
 
-from culm.commit import Event, Record
+from culm.commit import GLOBAL_SCOPE, Event, Record
 from culm.job import as_delivered, scope_of
 from culm.outcome import ENDINGS, FINAL, decode_outcome
-from culm.store import Absent, Ended, JobView, Pending, QueueCounts, State
+from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
+from culm.stores.sqlite.flags import REPLAYED
 from culm.stores.sqlite.sql import SQL
 
 _STATES: dict[int, State] = dict(enumerate(ENDINGS.values(), start=1))
@@ -20,14 +21,45 @@ def job(connection: Connection, job_id: str, now: int) -> JobView | None:
     return None if found is None else _view(found, now)
 
 
+def waits(connection: Connection, job_id: str, now: int) -> Waits:
+    found = connection.execute(SQL["row"], (job_id,)).fetchone()
+    if found is None or found[4] is not None:
+        return Waits()
+    rid, _, lane, due, _, lid, _ = found
+    triggers = connection.execute(SQL["triggers_of"], (job_id, scope_of(job_id), GLOBAL_SCOPE)).fetchall()
+    awaits = [
+        Awaited(scope=root, need=need, reached=reached, topics=tuple(connection.execute(SQL["awaits_of"], (tid,)).fetchall()))
+        for tid, root, need, reached in triggers
+    ]
+    awaits.sort(key=lambda a: (a.scope, a.need, a.reached, a.topics))
+    ahead = None
+    if lid is None and due is not None:
+        ahead = connection.execute(SQL["ahead_in_lane"], (lane, due, rid)).fetchone()[0]
+        ahead += connection.execute(SQL["ahead_above"], (lane - lane % 10, lane, max(now, due))).fetchone()[0]
+    return Waits(ahead=ahead, awaits=tuple(awaits))
+
+
 def jobs(
-    connection: Connection, now: int, *, state: State | None, queue: str | None, task: str | None, after: str, limit: int
+    connection: Connection,
+    now: int,
+    *,
+    state: Shown | None,
+    queue: str | None,
+    task: str | None,
+    scope: str | None,
+    after: str,
+    limit: int,
 ) -> list[JobView]:
     where, values = ["j.id > ?"], [after]
+    if scope is not None:  # its ids lie together: the root's, and those that begin with root~
+        where.append("(j.id = ? OR j.id >= ? AND j.id < ?)")
+        values += [scope, f"{scope}~", f"{scope}\x7f"]
     if state == "open":
         where.append("j.ended IS NULL AND h.rid IS NULL")
     elif state == "leased":
-        where.append("h.rid IS NOT NULL")
+        where.append("j.rid IN (SELECT rid FROM held)")
+    elif state == "dead":
+        where.append("j.ended IN (2, 5)")
     elif state is not None:
         where.append(f"j.ended = {_ENDED[state]}")
     if queue is not None:
@@ -45,7 +77,7 @@ def jobs(
 
 
 def _view(row: tuple[Any, ...], now: int) -> JobView:
-    job_id, queue, priority, ended, leased, attempt, expiries, grants, due, sent, last, lease, blob = row
+    job_id, queue, priority, ended, leased, attempt, expiries, grants, due, sent, last, lease, blob, fence, flags, died = row
     its_job, _ = as_delivered(blob, job_id=job_id, queue=queue)
     return JobView(
         id=job_id,
@@ -60,6 +92,9 @@ def _view(row: tuple[Any, ...], now: int) -> JobView:
         last=None if last is None else decode_outcome(last),
         lease=lease or "",
         topic=its_job.topic,
+        claims=fence + grants,
+        replays=flags >> REPLAYED,
+        dead_ms=None if died is None else now - died,
     )
 
 
@@ -90,5 +125,5 @@ def counts(connection: Connection, now: int) -> list[QueueCounts]:
             queue=queue, paused=bool(paused), ready=ready, delayed=delayed, waiting=waiting, leased=leased,
             oldest_ms=None if oldest is None else now - oldest,
         )
-        for queue, paused, ready, delayed, waiting, leased, oldest in connection.execute(SQL["counts"], (now, now, now)).fetchall()
+        for queue, paused, ready, delayed, waiting, leased, oldest in connection.execute(SQL["counts"], (now,)).fetchall()
     ]  # fmt: skip

@@ -94,7 +94,8 @@ class Rows:
             self._let_go(row)
         dead = type(final) in DEAD
         if dead or keep_ms:
-            self._sql(SQL["finish"], (ENDED[type(final)], encode_outcome(final), None if dead else self._now + keep_ms, row.rid))
+            sweep_at, died = (None, self._now) if dead else (self._now + keep_ms, None)
+            self._sql(SQL["finish"], (ENDED[type(final)], encode_outcome(final), sweep_at, died, row.rid))
         else:
             self._sql(SQL["forget"], (row.rid,))
         self._rung.add(row.id)

@@ -10,7 +10,7 @@ CREATE TABLE jobs (
     id TEXT NOT NULL UNIQUE,
     lane INTEGER NOT NULL,                  -- qid * 10 + 9 - priority
     sent INTEGER NOT NULL,
-    due INTEGER,                            -- what Released gives back; NULL: only a release
+    due INTEGER,                            -- what Released gives back; NULL: only a release. Of a dead letter: when it died
     attempt INTEGER NOT NULL DEFAULT 0,     -- these three without the current lease
     expiries INTEGER NOT NULL DEFAULT 0,
     fence INTEGER NOT NULL DEFAULT 0,

@@ -24,9 +24,9 @@ DELETE FROM held WHERE rid IN (SELECT value FROM json_each(?))
 DELETE FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
 -- name: ledger_many  (lease, at, :json rids)
 INSERT INTO ledger SELECT id, ?, ? FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
--- name: keep_many  (:json rids, ended, last, at, sweep_at): they ended, and are kept
+-- name: keep_many  (:json rids, ended, last, at, sweep_at, died): they ended, and are kept
 UPDATE jobs SET ended = ?2, last = substr(?3, CAST(substr(?4, 1 + v.key * 20, 10) AS INTEGER), CAST(substr(?4, 11 + v.key * 20, 10) AS INTEGER)),
-    sweep_at = ?5, due = NULL, attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
+    sweep_at = ?5, due = ?6, attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
 FROM json_each(?1) v CROSS JOIN held h ON h.rid = v.value WHERE jobs.rid = v.value
 -- name: emptied  (lease, jobs): it held so many, and all of them ended
 DELETE FROM leases WHERE lease = ? AND jobs = ?
@@ -43,10 +43,10 @@ SELECT j.rid, j.flags, j.lane, j.due, j.ended, h.lid, j.job FROM jobs j LEFT JOI
 DELETE FROM held WHERE rid = ?
 -- name: forget  (rid)
 DELETE FROM jobs WHERE rid = ?
--- name: finish  (ended, last, sweep_at, rid)
-UPDATE jobs SET ended = ?, last = ?, sweep_at = ?, due = NULL, flags = flags & 7 WHERE rid = ?
+-- name: finish  (ended, last, sweep_at, died, rid)
+UPDATE jobs SET ended = ?, last = ?, sweep_at = ?, due = ?, flags = flags & ~24 WHERE rid = ?
 -- name: settle  (attempts, last, due, grants, grants, rid): an attempt ended, the job did not; counts what its lease counted
-UPDATE jobs SET attempt = attempt + ?, last = ?, due = ?, fence = fence + ?, expiries = expiries + ? - 1, flags = flags & 7 WHERE rid = ?
+UPDATE jobs SET attempt = attempt + ?, last = ?, due = ?, fence = fence + ?, expiries = expiries + ? - 1, flags = flags & ~24 WHERE rid = ?
 -- name: count_grants  (attempts, grants, grants, rid): the same for a job that ended and is kept
 UPDATE jobs SET attempt = attempt + ?, fence = fence + ?, expiries = expiries + ? - 1 WHERE rid = ?
 -- name: grants  (rid) -> grants
@@ -183,8 +183,18 @@ UPDATE leases SET until = min(until, ?) WHERE lid = ?
 
 -- name: view_columns  (now): not run by itself; a WHERE follows
 SELECT j.id, q.name, 9 - j.lane % 10, j.ended, h.rid IS NOT NULL, j.attempt, j.expiries, coalesce(h.grants, 0),
-    CASE WHEN j.ended IS NOT NULL THEN NULL WHEN h.rid IS NOT NULL THEN h.until ELSE j.due END, j.sent, j.last, l.lease, j.job
+    CASE WHEN j.ended IS NOT NULL THEN NULL WHEN h.rid IS NOT NULL THEN h.until ELSE j.due END, j.sent, j.last, l.lease, j.job,
+    j.fence, j.flags, CASE WHEN j.ended IN (2, 5) THEN j.due END
 FROM jobs j JOIN queues q ON q.qid = j.lane / 10 LEFT JOIN held h ON h.rid = j.rid LEFT JOIN leases l ON l.lid = h.lid
+-- name: triggers_of  (id, scope, global scope) -> tid, root, need, reached
+SELECT tid, root, need, reached FROM triggers WHERE job_id = ? AND root IN (?, ?)
+-- name: awaits_of  (tid) -> topic, events that reach it, events that there are; none are counted of `done/<id>`
+SELECT a.topic, a.events, coalesce(t.events, 0) FROM awaits a LEFT JOIN topics t ON t.root = a.root AND t.topic = a.topic
+WHERE a.tid = ? ORDER BY a.topic
+-- name: ahead_in_lane  (lane, due, rid) -> how many of the lane come before it
+SELECT count(*) FROM ready WHERE lane = ? AND (due, rid) < (?, ?)
+-- name: ahead_above  (first lane, lane, moment) -> how many of the lanes above it are due then
+SELECT count(*) FROM ready WHERE lane >= ? AND lane < ? AND due <= ?
 -- name: ended  (id) -> ended, last; no row: absent
 SELECT ended, last FROM jobs WHERE id = ?
 -- name: not_pending  (:json ids) -> those of them that are not, or no longer, unfinished
@@ -193,14 +203,21 @@ SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = v
 SELECT key, value FROM events WHERE root = ? AND topic = ? AND key > ? ORDER BY key LIMIT ?
 -- name: records_after  (root, flow, seq, limit) -> seq, value
 SELECT seq, value FROM records WHERE root = ? AND flow = ? AND seq > ? ORDER BY seq LIMIT ?
--- name: counts  (now, now, now) -> queue, paused, ready, delayed, waiting, leased, oldest due
-SELECT q.name, q.paused,
-    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due <= ?),
-    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due > ?),
-    count(*) FILTER (WHERE j.rid IS NOT NULL AND h.rid IS NULL AND j.due IS NULL),
-    count(h.rid), min(j.due) FILTER (WHERE h.rid IS NULL AND j.due <= ?)
-FROM queues q LEFT JOIN jobs j ON j.lane / 10 = q.qid AND j.ended IS NULL LEFT JOIN held h ON h.rid = j.rid
-GROUP BY q.qid HAVING q.paused OR count(j.rid) ORDER BY q.name
+-- name: counts  (now) -> queue, paused, ready, delayed, waiting, leased, oldest due. What is ready is counted in its index; one walk over
+-- `jobs` counts what waits: an index for that would cost every send and end as much as a tenth.
+WITH RECURSIVE n (x) AS (VALUES (0) UNION ALL SELECT x + 1 FROM n WHERE x < 9),
+    l AS (
+        SELECT qid, (SELECT count(*) FROM ready WHERE lane = qid * 10 + x AND due <= ?1) AS ready,
+            (SELECT count(*) FROM ready WHERE lane = qid * 10 + x AND due > ?1) AS delayed,
+            (SELECT min(due) FROM ready WHERE lane = qid * 10 + x) AS oldest
+        FROM queues CROSS JOIN n
+    ),
+    r AS (SELECT qid, sum(ready) AS ready, sum(delayed) AS delayed, min(oldest) AS oldest FROM l GROUP BY qid),
+    w AS (SELECT lane / 10 AS qid, count(*) AS waiting FROM jobs NOT INDEXED WHERE due IS NULL AND ended IS NULL GROUP BY 1),
+    h AS (SELECT j.lane / 10 AS qid, count(*) AS leased FROM held CROSS JOIN jobs j ON j.rid = held.rid GROUP BY 1)
+SELECT q.name, q.paused, ready, delayed, coalesce(waiting, 0), coalesce(leased, 0), CASE WHEN ready THEN oldest END
+FROM queues q JOIN r ON r.qid = q.qid LEFT JOIN w ON w.qid = q.qid LEFT JOIN h ON h.qid = q.qid
+WHERE q.paused OR ready + delayed > 0 OR w.qid OR h.qid ORDER BY q.name
 
 -- name: dead  (id) -> rid, lane, flags; no row: no dead letter
 SELECT rid, lane, flags FROM jobs WHERE ended IN (2, 5) AND id = ?

@@ -19,7 +19,21 @@ from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError
 from culm.job import Delivery
-from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.store import (
+    Absent,
+    Claimed,
+    ClaimOrder,
+    Condition,
+    Ended,
+    Hint,
+    JobView,
+    LeaseState,
+    Pending,
+    QueueCounts,
+    Shown,
+    Waits,
+    WorkerInfo,
+)
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
@@ -159,10 +173,22 @@ class SqliteStore:
                 listening.stop()
         return await self._reads.do(lambda connection: reads.outcome(connection, job_id))
 
+    async def waits(self, job_id: str) -> Waits:
+        return await self._reads.do(lambda connection: reads.waits(connection, job_id, self._now()))
+
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
-        return await self._reads.do(lambda c: reads.jobs(c, self._now(), state=state, queue=queue, task=task, after=after, limit=limit))
+        return await self._reads.do(
+            lambda c: reads.jobs(c, self._now(), state=state, queue=queue, task=task, scope=scope, after=after, limit=limit)
+        )
 
     async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
         return await self._reads.do(lambda connection: reads.events(connection, scope, topic, after, limit))

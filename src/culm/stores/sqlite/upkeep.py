@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from sqlite3 import Connection
 
-from culm.stores.sqlite.flags import TOPIC, WATCHED
+from culm.stores.sqlite.flags import REPLAYED, TOPIC, WATCHED
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
@@ -18,7 +18,7 @@ HINT_MS = 60_000
 def replay(connection: Connection, job_ids: Sequence[str], now: int, rows: Rows) -> int:
     dead = _dead(connection, job_ids)
     for job_id, (rid, lane, flags) in dead.items():
-        entered = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC)
+        entered = (flags & WATCHED) | rows.enter(job_id, flags & TOPIC) | ((flags >> REPLAYED) + 1) << REPLAYED
         connection.execute(SQL["revive"], (now, now, entered, rid))
         rows.make_ready(lane, now, rid)
     return len(dead)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from culm.commit import Trigger
 from culm.job import Job
 from culm.outcome import Failed, Fault, Lost, Retried, Succeeded
-from culm.store import Absent, Pending
+from culm.store import Absent, Pending, Shown
 from culm.testing.conformance.bench import LEASE_MS, Bench, expect
 from culm.testing.conformance.suite import case
 
@@ -31,6 +33,68 @@ async def a_replayed_job_is_claimable_now_with_its_attempts_from_zero(bench: Ben
     expect((after.attempt, after.expiries, after.age_ms), (1, 0, 0))
     expect(after.fence > before.fence, True, "the fence still grows")
     await bench.finish(after, Succeeded())
+
+
+@case
+async def a_dead_letter_tells_how_long_it_is_one(bench: Bench) -> None:
+    await dead(bench, "a", "b")
+    bench.clock.advance(ms=70)
+    await dead(bench, "c")
+    bench.clock.advance(ms=5)
+    expect([(v.id, v.dead_ms) for v in await bench.store.jobs(state="dead")], [("a", 75), ("b", 75), ("c", 5)])
+    await bench.store.replay(["b"])
+    expect((await bench.view("b")).dead_ms, None)
+    expect([(await bench.view(i)).age_ms for i in ("a", "c")], [75, 5], "they are as old as their send")
+
+
+@case
+async def a_replayed_job_keeps_its_history(bench: Bench) -> None:
+    await bench.send(Job(id="a", task="t"))
+    await bench.take("a")
+    bench.clock.advance(ms=LEASE_MS)
+    await bench.finish(await bench.take("a"), Failed(Fault("E", "first")))
+    for n in (1, 2):
+        await bench.store.replay(["a"])
+        view = await bench.view("a")
+        expect((view.attempt, view.expiries, view.claims, view.replays), (0, 0, n + 1, n))
+        expect(view.last, Failed(Fault("E", "first")) if n == 1 else Lost("second"), "how it died is told until it ends anew")
+        await bench.finish(await bench.take("a"), Lost("second"))
+        view = await bench.view("a")
+        expect((view.attempt, view.claims, view.replays, view.dead_ms), (1, n + 2, n, 0))
+    await bench.store.replay(["a"])
+    expect(await bench.end(await bench.take("a"), Retried(0, Fault("E"))), "applied")
+    await bench.finish(await bench.take("a"), Succeeded())
+    view = await bench.view("a")
+    expect((view.state, view.attempt, view.claims, view.replays), ("succeeded", 2, 6, 3))
+
+
+@case
+async def a_job_that_is_sent_anew_after_a_discard_has_no_history(bench: Bench) -> None:
+    await dead(bench, "a")
+    await bench.store.replay(["a"])
+    await bench.finish(await bench.take("a"), Lost())
+    await bench.store.discard(["a"])
+    await bench.send(Job(id="a", task="t"))
+    view = await bench.view("a")
+    expect((view.claims, view.replays, view.dead_ms, view.last), (0, 0, None, None))
+
+
+@case
+async def dead_letters_are_listed_by_id_and_by_page_whatever_killed_them(bench: Bench) -> None:
+    await dead(bench, "b", "d", "a", "c")
+    await bench.send(Job(id="alive", task="t"), Job(id="ok", task="t", priority=9))
+    await bench.finish((await bench.claim(limit=1))[0], Succeeded())
+
+    async def ids(state: Shown, **asked: Any) -> list[str]:
+        return [v.id for v in await bench.store.jobs(state=state, **asked)]
+
+    expect(await ids("dead"), ["a", "b", "c", "d"])
+    expect((await ids("dead", limit=2), await ids("dead", after="b", limit=1), await ids("dead", after="d")), (["a", "b"], ["c"], []))
+    expect((await ids("failed"), await ids("lost")), (["a", "b"], ["c", "d"]))
+    expect((await ids("dead", task="u"), await ids("dead", queue="x"), await ids("dead", scope="c")), ([], [], ["c"]))
+    await bench.store.replay(["a"])
+    await bench.store.discard(["b"])
+    expect(await ids("dead"), ["c", "d"])
 
 
 @case

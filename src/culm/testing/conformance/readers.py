@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from culm.commit import Event
+from culm.commit import GLOBAL_SCOPE, Event, Trigger
 from culm.job import Job
 from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Retried, Succeeded
-from culm.store import Absent, Ended, JobView, Pending
+from culm.store import Absent, Awaited, Ended, JobView, Pending, Waits
 from culm.testing.conformance.bench import LEASE_MS, Bench, expect
 from culm.testing.conformance.suite import case
 
@@ -34,6 +34,7 @@ async def a_view_shows_the_lease_and_the_last_outcome(bench: Bench) -> None:
     bench.clock.advance(ms=1)
     view = await bench.view("a")
     expect((view.state, view.attempt, view.lease, view.due_in_ms), ("leased", 2, delivery.lease, LEASE_MS - 1))
+    expect((view.claims, view.replays, view.dead_ms), (2, 0, None))
     expect(view.last, Retried(0, Fault("E", "m", "l")))
 
 
@@ -88,6 +89,69 @@ async def jobs_are_filtered_by_queue_and_task_together(bench: Bench) -> None:
     expect(await ids(task="u", queue="y", state="open", after="yu0"), ["yu1"])
     expect(await ids(task="u", queue="y", state="leased"), [])
     expect(await ids(queue="z"), [])
+
+
+@case
+async def jobs_are_filtered_by_scope(bench: Bench) -> None:
+    await bench.send(*(Job(id=i, task="t") for i in ("r", "r~a", "r~b", "r-", "ra", "r0~c", "q")))
+
+    async def ids(scope: str, after: str = "", limit: int = 100) -> list[str]:
+        return [v.id for v in await bench.store.jobs(scope=scope, after=after, limit=limit)]
+
+    expect(await ids("r"), ["r", "r~a", "r~b"])
+    expect((await ids("r", limit=2), await ids("r", after="r~a")), (["r", "r~a"], ["r~b"]))
+    expect((await ids("q"), await ids("nobody")), (["q"], []))
+
+
+@case
+async def a_job_waits_for_those_that_are_claimed_before_it(bench: Bench) -> None:
+    await bench.send(
+        Job(id="first", task="t"),
+        Job(id="mine", task="t"),
+        Job(id="behind", task="t"),
+        Job(id="lower", task="t", priority=1),
+        Job(id="higher", task="t", priority=9),
+        Job(id="higher-later", task="t", priority=9, after_ms=50),
+        Job(id="later", task="t", after_ms=80),
+        Job(id="other", task="t", queue="x", priority=9),
+    )
+
+    async def ahead(job_id: str) -> int | None:
+        return (await bench.store.waits(job_id)).ahead
+
+    expect([await ahead(i) for i in ("higher", "first", "mine", "behind", "lower")], [0, 1, 2, 3, 4], "what is due later is not ahead")
+    expect([await ahead(i) for i in ("higher-later", "later", "other")], [1, 5, 0], "all that is due by then is")
+    await bench.claim(limit=1)
+    expect((await ahead("higher"), await ahead("mine")), (None, 1), "what is leased is ahead of nobody")
+    await bench.do(cancel=["first"])
+    expect((await ahead("first"), await ahead("mine"), await ahead("nobody")), (None, 0, None))
+
+
+@case
+async def a_job_waits_for_the_topics_that_its_triggers_have_not_reached(bench: Bench) -> None:  # I13
+    await bench.do(
+        send=[
+            Job(id="r~join", task="t", after_ms=None),
+            Job(id="r~a", task="t", topic="packed"),
+            Job(id="r~b", task="t", topic="packed"),
+            Job(id="r~c", task="t", after_ms=None),
+        ],
+        triggers=[
+            Trigger("r~join", "r", (("packed", 2), ("paid", 1), ("done/r~c", 1)), 3),
+            Trigger("r~join", GLOBAL_SCOPE, (("opened", 1),), 1),
+            Trigger("r~c", "r", (("packed", 3),), 1),
+        ],
+    )
+    opened = Awaited(scope=GLOBAL_SCOPE, need=1, reached=0, topics=(("opened", 1, 0),))
+    wanted = Awaited(scope="r", need=3, reached=0, topics=(("done/r~c", 1, 0), ("packed", 2, 0), ("paid", 1, 0)))
+    expect(await bench.store.waits("r~join"), Waits(ahead=None, awaits=(opened, wanted)))
+    await bench.finish((await bench.claim(limit=1))[0], Succeeded())
+    await bench.emit("r", "paid", "k")
+    wanted = Awaited(scope="r", need=3, reached=1, topics=(("done/r~c", 1, 0), ("packed", 2, 1)))
+    expect((await bench.store.waits("r~join")).awaits, (opened, wanted), "one event of two, and the other topic reached")
+    expect((await bench.store.waits("r~a"), await bench.store.waits("nobody")), (Waits(), Waits()))
+    await bench.emit(GLOBAL_SCOPE, "opened", "k")
+    expect(await bench.store.waits("r~join"), Waits(ahead=0, awaits=(wanted,)), "released by one, it still waits for the other")
 
 
 @case

@@ -3,7 +3,7 @@
 local call = redis.call
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
-local LARGE = P .. 'large'
+local LARGE, REPLAYS = P .. 'large', P .. 'replays'
 local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its head does: records.py
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
 -- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
@@ -46,6 +46,7 @@ local function forget(id)
     call('HDEL', JOBS, id)
     call('HDEL', LARGE, id)
     call('HDEL', OUTCOMES, id)
+    call('HDEL', REPLAYS, id)
 end
 
 local function ring(queue)

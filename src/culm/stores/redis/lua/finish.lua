@@ -25,13 +25,15 @@ end
 -- Every check is done. What frees memory comes first, so that a full server can still be drained.
 
 local function keep(group)
-    local outcomes, o, ends, e, dead, keeps, values = { LISTLESS, ROOMY }, 2, {}, 0, {}, group.n, 2 * group.n
+    local outcomes, o, ends, e, dead, d, keeps, values = { LISTLESS, ROOMY }, 2, {}, 0, {}, 0, group.n, 2 * group.n
+    local died = string.format(' %.0f\n', now)
     local kept_until = {} -- by how long: nearly all are kept equally long
     for i = group.first, group.last do
         local id, for_ms = ARGV[i], ARGV[i + keeps]
         outcomes[o + 1], outcomes[o + 2], o = id, ARGV[i + values], o + 2
-        if for_ms == '' then
-            dead[#dead + 1] = id
+        if for_ms == '' then -- the client cannot say when
+            outcomes[o] = string.gsub(ARGV[i + values], '\n', died, 1)
+            dead[d + 1], dead[d + 2], d = '0', id, d + 2
         else
             local moment = kept_until[for_ms]
             if not moment then
@@ -43,7 +45,7 @@ local function keep(group)
     end
     many('HSET', OUTCOMES, outcomes, 1, o)
     many('ZADD', EXPIRE, ends, 1, e)
-    many('SADD', DEAD, dead, 1, #dead)
+    many('ZADD', DEAD, dead, 1, d)
 end
 
 local function tell_of(group)

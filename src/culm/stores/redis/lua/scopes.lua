@@ -117,10 +117,12 @@ local function finish(row, kind, outcome, keep, lease)
     local id, root, value = row.id, root_of(row.id), ''
     call('HDEL', STATE, id)
     if kind == 2 or kind == 5 or keep > 0 then
-        value = string.format('F%d %d %d %d %.0f\n', kind, row.attempt, row.expiries, row.fence, row.sent) .. outcome
+        local dead = kind == 2 or kind == 5
+        local died = dead and string.format(' %.0f', now) or ''
+        value = string.format('F%d %d %d %d %.0f%s\n', kind, row.attempt, row.expiries, row.fence, row.sent, died) .. outcome
         call('HSET', OUTCOMES, id, value)
-        if kind == 2 or kind == 5 then
-            call('SADD', DEAD, id)
+        if dead then
+            call('ZADD', DEAD, 0, id)
         else
             call('ZADD', EXPIRE, now + keep, id)
         end

@@ -1,5 +1,5 @@
 -- Jobs as a reader sees them. ARGV: now, ids...
--- -> now, then for each that is there: id, its record up to the body, lease (as in `held`), state, outcome, end of the lease ('' each if none)
+-- -> now, then for each that is there: id, its record up to the body, lease (as in `held`), state, outcome, end of the lease, how often it was replayed ('' each if none)
 local answers = { string.format('%.0f', now) }
 for i = 2, #ARGV do
     local id = ARGV[i]
@@ -10,7 +10,8 @@ for i = 2, #ARGV do
             local queue = queue_in(held)
             ends = call('HGET', P .. 'x:' .. queue, id) or call('ZSCORE', P .. 'u:' .. queue, lease_in(held)) or ''
         end
-        answers[#answers + 1] = { id, string.sub(record, 1, body_of(record) - 1), held, call('HGET', STATE, id) or '', call('HGET', OUTCOMES, id) or '', ends }
+        answers[#answers + 1] = { id, string.sub(record, 1, body_of(record) - 1), held, call('HGET', STATE, id) or '', call('HGET', OUTCOMES, id) or '', ends,
+            call('HGET', REPLAYS, id) or '' }
     end
 end
 return answers
