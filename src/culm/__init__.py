@@ -29,7 +29,9 @@ from culm.errors import (
     UnknownTask,
 )
 from culm.handle import Handle, Progress
-from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Succeeded
+from culm.job import Delivery
+from culm.middleware import Middleware, Next
+from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried, Snoozed, Succeeded, Suspended
 from culm.retry import Retry
 from culm.task import AsyncTask, Bound, Task, when
 
@@ -43,6 +45,7 @@ __all__ = [
     "Cancelled",
     "ConfigError",
     "CulmError",
+    "Delivery",
     "DuplicateTask",
     "Expired",
     "Failed",
@@ -51,19 +54,26 @@ __all__ = [
     "IdConflict",
     "JobError",
     "Lost",
+    "Middleware",
+    "Next",
     "NotInTask",
+    "Outcome",
     "PartlySent",
     "Progress",
     "ReadEvent",
     "Reject",
+    "Released",
     "ResultExpired",
     "ResultPending",
+    "Retried",
     "Retry",
     "RetryLater",
+    "Snoozed",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
     "Succeeded",
+    "Suspended",
     "Task",
     "TaskCancelled",
     "TaskExpired",

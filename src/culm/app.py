@@ -23,6 +23,7 @@ from culm.current import running
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
+from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name
 from culm.retry import as_retry
 from culm.store import FullStore
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
 
 log = logging.getLogger("culm")
 
@@ -75,6 +77,7 @@ class App:
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
+        self.wraps: list[Middleware] = []
         self.portal = Portal()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
@@ -133,6 +136,15 @@ class App:
             known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.tasks)) or 'no tasks at all'}"
             raise UnknownTask(f"no task {name!r} in this app; {known}")
         return task
+
+    def middleware(self, wraps: M) -> M:
+        """Let this wrap every attempt that the app's workers run, within what was registered before; see `culm.middleware`.
+
+        Raises TypeError when it is no function.
+        """
+        check_middleware(wraps)
+        self.wraps.append(wraps)
+        return wraps
 
     # -- sending ------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Runner:
     """
 
     def __init__(self, tasks: dict[str, AnyTask], store: FullStore, threads: Threads, rng: random.Random) -> None:
-        self._tasks = tasks
+        self.tasks = tasks
         self._store = store
         self._threads = threads
         self._rng = rng
@@ -45,10 +45,10 @@ class Runner:
         """Run it and tell what it came to. Never raises, except when its own coroutine is closed."""
         enter(attempt)
         job = attempt.job
-        task = self._tasks.get(job.task)
+        task = self.tasks.get(job.task)
         outcome = decide.before_start(attempt.delivery, knows_task=task is not None)
         if outcome is None and task is not None:
-            started = self._now()
+            attempt.began = started = self._now()
             try:
                 args, kwargs = task.signature.decode_call(job.args)
                 if job.reads:
@@ -56,14 +56,14 @@ class Runner:
                 value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
                 outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)
             except asyncio.CancelledError as e:
-                outcome = self._stopped(attempt, task, e, started)
+                outcome = self.stopped(attempt, task, e, started)
             except KeyboardInterrupt:  # not the task's doing: somebody stops this process
                 ended(attempt, Released())
                 raise
             except BaseException as e:  # SystemExit, too: a task must not end its worker
                 if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
                     raise
-                outcome = self._raised(attempt, task, e, started)
+                outcome = self.raised(attempt, task, e, started)
         ended(attempt, outcome or Released())
 
     def _returned(self, attempt: Attempt, task: AnyTask, value: object, started: float) -> Outcome:
@@ -74,12 +74,14 @@ class Runner:
         except (TypeError, ValueError) as e:
             return Failed(decide.fault_of(e))  # trying again would make the same result
 
-    def _raised(self, attempt: Attempt, task: AnyTask, error: BaseException, started: float) -> Outcome:
+    def raised(self, attempt: Attempt, task: AnyTask, error: BaseException, started: float) -> Outcome:
+        """What an attempt comes to that raised."""
         if isinstance(error, StoreError) and attempt.job.reads and not attempt.events:
             return Released(1_000)  # its events could not be read: nobody's fault, and not an attempt
         return decide.on_error(attempt.delivery, error, task.retry, ran_ms=self._since(started), draw=self._rng.random())
 
-    def _stopped(self, attempt: Attempt, task: AnyTask, error: asyncio.CancelledError, started: float) -> Outcome:
+    def stopped(self, attempt: Attempt, task: AnyTask, error: asyncio.CancelledError, started: float) -> Outcome:
+        """What an attempt comes to that was cancelled."""
         match attempt.stopping:
             case "timeout":
                 return decide.on_timeout(attempt.delivery, task.retry, ran_ms=self._since(started), draw=self._rng.random())

@@ -25,6 +25,7 @@ from culm.job import Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.runner import NOTHING, Runner
+from culm.worker.wrapped import Wrapped
 
 log = logging.getLogger("culm.worker")
 
@@ -41,7 +42,7 @@ class Slots:
         hungry: told whenever the buffer runs low.
     """
 
-    def __init__(self, app: App, runner: Runner, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
+    def __init__(self, app: App, runner: Runner | Wrapped, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
         self._app = app
         self._gatherer = gatherer
         self._post = gatherer.post

@@ -29,6 +29,7 @@ from culm.worker.heart import ThreadHeart, beat
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.threads import Threads
+from culm.worker.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -118,7 +119,8 @@ class Worker:
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, self._threads, app.rng)
-        self._slots = Slots(app, runner, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
+        running = Wrapped(runner, app.wraps) if app.wraps else runner
+        self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
         self._loop = loop
         self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
