@@ -84,7 +84,7 @@ class Attempt(Struct, eq=False):
     cancelled: bool = False
     stopping: Stopping = ""  # why the worker cancelled it; "": it did not
     over: bool = False  # its commit has left: nothing can join it any more
-    began: float = 0.0  # when its task was called, on the loop's clock; 0: it was not
+    began: float = 0.0  # when its task was called, by the runner's clock; 0: it was not
     ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
     news: tuple[float, str] | None = None  # progress that was not published yet
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from culm.cli import asking
 from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.target import existing, load_app, store_app
 from culm.errors import ConfigError, CulmError
+from culm.telemetry.address import parse_address, refuse_taken
 
 cli = typer.Typer(
     help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
@@ -34,6 +36,12 @@ Url = Annotated[str | None, typer.Option("--url", "-u", metavar="URL", help="the
 Json = Annotated[bool, typer.Option("--json", help="machine output")]
 Seconds = float
 
+
+class Lines(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -47,31 +55,48 @@ def worker(
     lease: Annotated[Seconds, typer.Option(help="seconds of silence after which a worker has lost its jobs")] = 30.0,
     heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
     grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
+    ] = None,
+    log_format: Annotated[Lines, typer.Option("--log-format", help="how log lines are written, to stderr")] = Lines.TEXT,
     url: Url = None,
 ) -> int:
     """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
 
     \b
     Example:
-      culm worker shop.tasks:app -q mail -c 100 --processes 2
+      culm worker shop.tasks:app -q mail -c 100 --processes 2 --metrics 127.0.0.1:9000
     """
     from culm.worker import process
 
     ready = process.attach()
-    process.log_to_stderr()
+    process.log_to_stderr(log_format.value)
+    address = None if metrics is None else parse_address(metrics, processes=processes)
     if processes > 1:
+        if address is not None:
+            refuse_taken(address, processes=processes)
         with asking.usage():
-            return _supervise(app, queue or [], concurrency, processes, lease, heartbeat, grace, url)
+            return _supervise(app, queue or [], concurrency, processes, lease, heartbeat, grace, url, metrics, log_format)
     loaded = load_app(app, url)
+    served = None if address is None else str(address.of_place(process.place()))
     with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, lease=lease, heartbeat=heartbeat, grace=grace)
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, lease=lease, heartbeat=heartbeat, grace=grace, metrics=served)
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
     return process.run_worker(loaded, it, title=app, grace=grace, ready=ready)
 
 
 def _supervise(
-    app: str, queues: list[str], concurrency: int, processes: int, lease: float, heartbeat: float, grace: float, url: str | None
+    app: str,
+    queues: list[str],
+    concurrency: int,
+    processes: int,
+    lease: float,
+    heartbeat: float,
+    grace: float,
+    url: str | None,
+    metrics: str | None,
+    log_format: Lines,
 ) -> int:
     from culm.duration import to_ms
     from culm.worker.supervisor import Supervisor
@@ -79,6 +104,8 @@ def _supervise(
     command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1", f"--concurrency={concurrency}"]
     command += [f"--queue={q}" for q in queues]
     command += [f"--lease={lease}", f"--heartbeat={heartbeat}", f"--grace={grace}"]
+    command += [f"--log-format={log_format.value}"]
+    command += [] if metrics is None else [f"--metrics={metrics}"]
     command += [] if url is None else [f"--url={url}"]
     return Supervisor(command, processes=processes, grace_s=to_ms(grace, "grace") / 1000).run()
 

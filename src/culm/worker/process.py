@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from culm.errors import CulmError
+from culm.logs import JobFields, LogFormat, formatter
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("culm.worker")
 
 PARENT = "CULM_PARENT"  # environment: the pid to die with
+PLACE = "CULM_PLACE"  # environment: which of the supervisor's processes this is, from 1
 READY_FD = "CULM_READY_FD"  # environment: a byte written here says that the worker claims
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 PR_SET_PDEATHSIG = 1
 
 
-def log_to_stderr() -> None:
-    """Plain lines: time, level, message."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def log_to_stderr(kind: LogFormat) -> None:
+    """Lines that say which job they belong to, whichever logger they come from."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(JobFields())
+    handler.setFormatter(formatter(kind))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def attach() -> Callable[[], None]:
@@ -45,6 +50,11 @@ def attach() -> Callable[[], None]:
     if parent:
         die_with(int(parent))
     return (lambda: _tell(int(fd))) if fd else lambda: None
+
+
+def place() -> int:
+    """Which of its supervisor's processes this is, from 1; 1 without a supervisor."""
+    return int(os.environ.pop(PLACE, "1"))
 
 
 def die_with(parent: int) -> None:

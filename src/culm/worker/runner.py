@@ -32,14 +32,15 @@ class Runner:
         tasks: the registry; a delivery names an exact key of it.
         threads: where `def` tasks run.
         rng: spreads retry pauses.
+        now: seconds by a clock that only grows. A loop's own may stand still while a task computes: uvloop's does.
     """
 
-    def __init__(self, tasks: dict[str, AnyTask], store: FullStore, threads: Threads, rng: random.Random) -> None:
+    def __init__(self, tasks: dict[str, AnyTask], store: FullStore, threads: Threads, rng: random.Random, now: Callable[[], float]) -> None:
         self.tasks = tasks
         self._store = store
         self._threads = threads
         self._rng = rng
-        self._now = asyncio.get_running_loop().time
+        self.now = now
 
     async def run(self, attempt: Attempt, ended: Callable[[Attempt, Outcome], None]) -> None:
         """Run it and tell what it came to. Never raises, except when its own coroutine is closed."""
@@ -48,7 +49,7 @@ class Runner:
         task = self.tasks.get(job.task)
         outcome = decide.before_start(attempt.delivery, knows_task=task is not None)
         if outcome is None and task is not None:
-            attempt.began = started = self._now()
+            attempt.began = started = self.now()
             try:
                 args, kwargs = task.signature.decode_call(job.args)
                 if job.reads:
@@ -95,7 +96,7 @@ class Runner:
                 assert_never(attempt.stopping)
 
     def _since(self, started: float) -> int:
-        return round((self._now() - started) * 1000)
+        return round((self.now() - started) * 1000)
 
     async def _events(self, attempt: Attempt) -> dict[str, list[ReadEvent]]:
         """The events that a join waited for."""

@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from msgspec.structs import replace
 
@@ -29,6 +29,8 @@ from culm.worker.wrapped import Wrapped
 
 log = logging.getLogger("culm.worker")
 
+Watch: TypeAlias = Callable[[Attempt, Outcome], None]
+
 STALE_SCANS = 5  # scans without an end, before the buffer is given back
 FULL_PAUSE_MS = 5_000  # a job that a full store could not take the end of runs again after so long
 STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled again, so often
@@ -37,12 +39,24 @@ STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled a
 class Slots:
     """Runs deliveries, at most `concurrency` at once.
 
+    Args:
+        watch: told what each attempt came to; must not raise.
+
     Attributes:
         done: attempts that ended.
         hungry: told whenever the buffer runs low.
     """
 
-    def __init__(self, app: App, runner: Runner | Wrapped, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        runner: Runner | Wrapped,
+        gatherer: Gatherer,
+        *,
+        concurrency: int,
+        hungry: Callable[[], None],
+        watch: Watch | None = None,
+    ) -> None:
         self._app = app
         self._gatherer = gatherer
         self._post = gatherer.post
@@ -60,7 +74,7 @@ class Slots:
         self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
         self.fenced = 0
         self._closing = False
-        self._end = self._ended
+        self._end = self._ended if watch is None else _both(watch, self._ended)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -141,19 +155,23 @@ class Slots:
 
     def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
         if isinstance(answer, StoreFull) and not isinstance(commit.outcome, Released):
-            log.error("commit.failed: job %s: %s; it runs again later", fence.job_id, answer)
+            log.error("commit.failed: job %s: %s; it runs again later", fence.job_id, answer, extra={"job_id": fence.job_id})
             self._post(Commit(fence=fence, outcome=Released(FULL_PAUSE_MS), keep_ms=commit.keep_ms))
         elif isinstance(answer, Exception):  # the store cannot write this one, ever
-            log.error("commit.failed: job %s: %r", fence.job_id, answer)
+            log.error("commit.failed: job %s: %r", fence.job_id, answer, extra={"job_id": fence.job_id})
             if not isinstance(commit.outcome, Failed):
                 self._post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
         elif answer == "conflict":
-            log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
+            log.error(
+                "commit.conflict: job %s sent an id that another task has, or a step that another run recorded",
+                fence.job_id,
+                extra={"job_id": fence.job_id},
+            )
             # What it sent cannot be; end it without, or it would conflict for ever.
             self._post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
             self.fenced += 1
-            log.warning("commit.fenced: job %s: another worker has it", fence.job_id)
+            log.warning("commit.fenced: job %s: another worker has it", fence.job_id, extra={"job_id": fence.job_id})
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -229,6 +247,14 @@ class Slots:
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             self._let_go(attempt.delivery, Released())
+
+
+def _both(watch: Watch, end: Watch) -> Watch:
+    def ended(attempt: Attempt, outcome: Outcome) -> None:
+        watch(attempt, outcome)
+        end(attempt, outcome)
+
+    return ended
 
 
 def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:

@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from culm.worker.process import PARENT, READY_FD
+from culm.worker.process import PARENT, PLACE, READY_FD
 
 log = logging.getLogger("culm.worker")
 
@@ -42,7 +42,7 @@ class Place:
 
     def start(self, command: Sequence[str]) -> None:
         self.ready_fd, fd = os.pipe()
-        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(fd)}
+        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(fd), PLACE: str(self.number)}
         try:
             self.process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
         finally:

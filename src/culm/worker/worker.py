@@ -24,6 +24,9 @@ from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
+from culm.telemetry.address import parse_address
+from culm.telemetry.measured import Measured
+from culm.telemetry.meter import Meter
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
 from culm.worker.runner import Runner
@@ -33,6 +36,7 @@ from culm.worker.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from culm.app import App
+    from culm.telemetry.prometheus import Endpoint
 
 log = logging.getLogger("culm.worker")
 
@@ -54,6 +58,7 @@ class WorkerOptions(TypedDict, total=False):
     grace: Seconds  # how long a stop waits for what runs; 30
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
+    metrics: str | None  # HOST:PORT on this machine where Prometheus may ask
 
 
 class Worker:
@@ -75,6 +80,7 @@ class Worker:
         grace: Seconds = 30.0,
         stuck_after: Seconds | None = None,
         heart: Literal["thread", "loop"] = "thread",
+        metrics: str | None = None,
     ) -> None:
         self.name = f"worker-{app.new_id()}"
         self._app = app
@@ -90,6 +96,9 @@ class Worker:
         self._grace_s = to_ms(grace, "grace") / 1000
         self._stuck_s = (self._lease_ms if stuck_after is None else to_ms(stuck_after, "stuck_after")) / 1000
         self._heart_kind = heart
+        self._metrics = None if metrics is None else parse_address(metrics)
+        self._endpoint: Endpoint | None = None
+        self.meter: Meter | None = None  # what it counts, if it serves metrics
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ticked = 0.0
@@ -112,15 +121,20 @@ class Worker:
         if self._started_ms:
             self.name = f"worker-{app.new_id()}"  # anew: the store remembers the batches and leases of the old name
         store = self._store = app.store
-        self._hurry = asyncio.Event()
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
-        self._gatherer = Gatherer(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._threads = Threads()
-        self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
-        runner = Runner(app.tasks, store, self._threads, app.rng)
+        now = time.monotonic if self._heart_kind == "thread" else loop.time
+        meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
+        seam = store if meter is None else Measured(store, meter)
+        self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
+        self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
+        runner = Runner(app.tasks, store, self._threads, app.rng, now)
         running = Wrapped(runner, app.wraps) if app.wraps else runner
-        self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry)
+        watch = None if meter is None else meter.ended
+        self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, watch=watch)
+        self._endpoint = None if meter is None else self._serve(meter)
+        self._hurry = asyncio.Event()
         self._loop = loop
         self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
@@ -153,6 +167,9 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
             await self._heart.stopped()
+        if self._endpoint is not None:
+            await self._endpoint.close()
+            self._endpoint = None
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
     def hurry(self) -> None:
@@ -174,6 +191,25 @@ class Worker:
     def failed(self) -> BaseException | None:
         """What ended the claimer, which nothing should."""
         return self._claiming.exception() if self._claiming.done() and not self._claiming.cancelled() else None
+
+    @property
+    def metrics(self) -> str | None:
+        """HOST:PORT where they are served; None: they are not."""
+        return None if self._endpoint is None else str(self._endpoint.address)
+
+    def _serve(self, meter: Meter) -> Endpoint:
+        try:
+            from culm.telemetry.prometheus import Endpoint
+        except ImportError:
+            raise ConfigError("metrics need a package that is not installed; run: pip install 'culm[prometheus]'") from None
+        assert self._metrics is not None
+        slots, threads = self._slots, self._threads
+        gauges = [
+            ("culm_running_jobs", "Attempts that run now.", lambda: float(len(slots.running))),
+            ("culm_concurrency", "Attempts that may run at once.", lambda: float(slots.concurrency)),
+            ("culm_leaked_threads", "Threads that go on although the outcome of their job is written.", lambda: float(threads.leaked)),
+        ]
+        return Endpoint(self._metrics, meter, self._store, gauges)
 
     # -- the body of its heart; called from the heart's thread ----------------------------------------------------------------
 

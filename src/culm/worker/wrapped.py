@@ -36,7 +36,7 @@ class Wrapped:
             await self._runner.run(attempt, lambda _, outcome: came_to.append(outcome))
             return came_to[0]
 
-        started = asyncio.get_running_loop().time()
+        started = self._runner.now()
         try:
             outcome = await compose(self._middleware, innermost)(attempt.delivery)
         except asyncio.CancelledError as e:
