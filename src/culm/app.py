@@ -23,6 +23,7 @@ from culm.current import running
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
+from culm.kinds import Kinds
 from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name
 from culm.retry import as_retry
@@ -77,6 +78,7 @@ class App:
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
+        self.kinds = Kinds()
         self.wraps: list[Middleware] = []
         self.portal = Portal()
         self.clock = clock or SystemClock()
@@ -121,7 +123,12 @@ class App:
         others = {n: value for n, value in options.items() if n != "retry"}
         kind = AsyncTask if inspect.iscoroutinefunction(fn) else Task
         task: AnyTask = kind(
-            self, fn, name=name, signature=Signature(fn, task=name), options=changed(Options(), others, TaskOptions), retry=retry
+            self,
+            fn,
+            name=name,
+            signature=Signature(fn, task=name, kinds=self.kinds),
+            options=changed(Options(), others, TaskOptions),
+            retry=retry,
         )
         self.tasks[name] = task
         return task
@@ -136,6 +143,23 @@ class App:
             known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.tasks)) or 'no tasks at all'}"
             raise UnknownTask(f"no task {name!r} in this app; {known}")
         return task
+
+    def codec(self, kind: type[R], *, encode: Callable[[R], Any], decode: Callable[[Any], R], wire: Any = Any) -> None:
+        """Let values of a type of your own travel, in arguments, results and events, also inside of other types.
+
+        Args:
+            kind: the class; values of its subclasses are written by it, too.
+            encode: makes plain data of a value: builtins, dates, dataclasses, or other types that have a codec.
+            decode: builds the value from that again. What it raises (TypeError, ValueError) is an error of that argument.
+            wire: the type of the plain data, which is checked before `decode` sees it.
+
+        Raises:
+            ConfigError: the type travels by itself, or has a codec already.
+
+        Example:
+            >>> app.codec(Money, encode=lambda m: (m.cents, m.unit), decode=lambda d: Money(*d), wire=tuple[int, str])
+        """
+        self.kinds.add(kind, encode=encode, decode=decode, wire=wire)
 
     def middleware(self, wraps: M) -> M:
         """Let this wrap every attempt that the app's workers run, within what was registered before; see `culm.middleware`.

@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from culm.codec import encode
 from culm.commit import MAX_EFFECTS, Event, Trigger
 from culm.errors import CulmError, NotInTask, TooManyEffects
 from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
+from culm.kinds import Kinds
 from culm.options import MAX_NAME_CHARS, check_name, printable
 from culm.outcome import FINAL, Final, decode_outcome
 
@@ -43,15 +43,17 @@ class Effects:
 class ReadEvent:
     """An event as a join sees it: `key`, and its value by `read`."""
 
-    __slots__ = ("key", "raw")
+    __slots__ = ("_kinds", "key", "raw")
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, kinds: Kinds) -> None:
         self.key = event.key
         self.raw = event.value
+        self._kinds = kinds
 
     def read(self, kind: type[T]) -> T:
         """The emitted value. Raises msgspec.ValidationError when it is no `kind`."""
-        return msgspec.msgpack.decode(self.raw, type=kind)
+        value: T = self._kinds.decoder(kind).decode(self.raw)
+        return value
 
     def outcome(self) -> Final:
         """How the job ended whose end this event records (`using(topic=...)`); `key` is its id.
@@ -172,7 +174,7 @@ def emit(topic: str, value: Any = None, *, key: str | None = None) -> None:
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_NAME_CHARS and printable(key) == key):
         raise ValueError(f"the key of event {topic!r} must be a str of 1 to {MAX_NAME_CHARS} characters, got {key!r}")
     try:
-        data = encode(value)
+        data = attempt.app.kinds.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as e:
         raise TypeError(f"the value of event {topic!r} cannot be encoded: {e}") from e
     if len(data) > MAX_PAYLOAD_BYTES:

@@ -105,6 +105,6 @@ class Runner:
             events = found[topic] = []
             after = ""
             while page := await self._store.events(attempt.job.scope, topic, after=after, limit=EVENTS_PAGE):
-                events += [ReadEvent(e) for e in page]
+                events += [ReadEvent(e, attempt.app.kinds) for e in page]
                 after = page[-1].key
         return found
