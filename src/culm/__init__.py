@@ -11,8 +11,10 @@ from culm.errors import (
     DuplicateTask,
     IdConflict,
     JobError,
+    NotAuthentic,
     NotInTask,
     PartlySent,
+    PayloadMissing,
     Reject,
     ResultExpired,
     ResultPending,
@@ -30,8 +32,10 @@ from culm.errors import (
 )
 from culm.handle import Handle, Progress
 from culm.job import Delivery
+from culm.keys import Keys
 from culm.middleware import Middleware, Next
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried, Snoozed, Succeeded, Suspended
+from culm.payload import Offload
 from culm.retry import Retry
 from culm.task import AsyncTask, Bound, Task, when
 
@@ -53,12 +57,16 @@ __all__ = [
     "Handle",
     "IdConflict",
     "JobError",
+    "Keys",
     "Lost",
     "Middleware",
     "Next",
+    "NotAuthentic",
     "NotInTask",
+    "Offload",
     "Outcome",
     "PartlySent",
+    "PayloadMissing",
     "Progress",
     "ReadEvent",
     "Reject",

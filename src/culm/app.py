@@ -23,9 +23,11 @@ from culm.current import running
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
+from culm.keys import Keys
 from culm.kinds import Kinds
 from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name
+from culm.payload import Offload, Payloads
 from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
@@ -57,6 +59,8 @@ class App:
         clock: for ids.
         rng: spreads pauses; a test may own it.
         ids: makes the ids of jobs and the names of workers and clients, which must never come twice; a simulation may own it.
+        keys: seal what is sent, and let nothing in that is not sealed by one of them.
+        offload: stores large arguments and results apart.
 
     Raises:
         ConfigError: the address cannot work. Found at first use.
@@ -75,10 +79,13 @@ class App:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         ids: Ids | None = None,
+        keys: Keys | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
         self.kinds = Kinds()
+        self.payloads = Payloads(lambda: self.store, keys, offload)
         self.wraps: list[Middleware] = []
         self.portal = Portal()
         self.clock = clock or SystemClock()
@@ -126,7 +133,7 @@ class App:
             self,
             fn,
             name=name,
-            signature=Signature(fn, task=name, kinds=self.kinds),
+            signature=Signature(fn, task=name, kinds=self.kinds, max_bytes=self.payloads.max_bytes),
             options=changed(Options(), others, TaskOptions),
             retry=retry,
         )
@@ -191,6 +198,7 @@ class App:
         try:
             for chunk in _chunks(bounds):
                 jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
+                jobs = jobs if self.payloads.plain else await self.payloads.stored_jobs(jobs)
                 handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
                 answered: asyncio.Future[Answer] = loop.create_future()
                 commit = Commit(send=tuple(jobs))

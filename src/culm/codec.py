@@ -29,9 +29,10 @@ class Signature(Generic[R]):
     Raises ConfigError when an annotation is no type that travels.
     """
 
-    def __init__(self, fn: Callable[..., Any], *, task: str, kinds: Kinds) -> None:
+    def __init__(self, fn: Callable[..., Any], *, task: str, kinds: Kinds, max_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self.task = task
         self._kinds, self._encode = kinds, kinds.encode
+        self._max_bytes = max_bytes
         self._parameters = list(inspect.signature(fn).parameters.values())
         hints = _hints(fn, task)
         self.returns: Any = hints.pop("return", Any)
@@ -58,9 +59,9 @@ class Signature(Generic[R]):
             data = self._encode(record)
         except (TypeError, ValueError, OverflowError, RecursionError) as e:
             self._refuse_value(record, str(e))
-        if len(data) > MAX_PAYLOAD_BYTES:
+        if len(data) > self._max_bytes:
             raise ValueError(
-                f"the arguments of {self.task} take {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed: pass a reference instead"
+                f"the arguments of {self.task} take {len(data):,} bytes; {self._max_bytes:,} are allowed: pass a reference instead"
             )
         try:
             self._decode(data)
@@ -95,9 +96,9 @@ class Signature(Generic[R]):
             raise TypeError(
                 f"the result of {self.task} cannot be encoded: {e}; return builtins, dataclasses, Structs, enums or dates"
             ) from e
-        if len(data) > MAX_PAYLOAD_BYTES:
+        if len(data) > self._max_bytes:
             raise ValueError(
-                f"the result of {self.task} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed: return a reference instead"
+                f"the result of {self.task} takes {len(data):,} bytes; {self._max_bytes:,} are allowed: return a reference instead"
             )
         return data
 

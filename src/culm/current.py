@@ -45,9 +45,9 @@ class ReadEvent:
 
     __slots__ = ("_kinds", "key", "raw")
 
-    def __init__(self, event: Event, kinds: Kinds) -> None:
-        self.key = event.key
-        self.raw = event.value
+    def __init__(self, key: str, raw: bytes, kinds: Kinds) -> None:
+        self.key = key
+        self.raw = raw
         self._kinds = kinds
 
     def read(self, kind: type[T]) -> T:
@@ -180,4 +180,6 @@ def emit(topic: str, value: Any = None, *, key: str | None = None) -> None:
     if len(data) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"the value of event {topic!r} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed")
     effects = attempt.join()
-    effects.emit.append(Event(attempt.job.scope, topic, key or f"{attempt.job.id}#{len(effects.emit)}", data))
+    scope, key = attempt.job.scope, key or f"{attempt.job.id}#{len(effects.emit)}"
+    payloads = attempt.app.payloads
+    effects.emit.append(Event(scope, topic, key, data if payloads.plain else payloads.sealed_event(scope, topic, key, data)))

@@ -138,7 +138,7 @@ class AsyncTask(Task[P, R]):
 
 def make_job(bound: Bound[Any], job_id: str) -> Job:
     o = bound.task.options
-    return Job(
+    job = Job(
         id=job_id,
         task=bound.task.name,
         args=bound.args,
@@ -154,6 +154,8 @@ def make_job(bound: Bound[Any], job_id: str) -> Job:
         topic=o.topic,
         headers=o.headers,
     )
+    payloads = bound.task.app.payloads
+    return job if payloads.plain else payloads.sealed_job(job)
 
 
 def refuse_topic(topic: str) -> NoReturn:
@@ -166,7 +168,10 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     if attempt is None and options.topic:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
-    if await app.gatherer().submit(Commit(send=(make_job(bound, job_id),))) == "conflict":
+    job = make_job(bound, job_id)
+    if not app.payloads.plain:
+        (job,) = await app.payloads.stored_jobs([job])
+    if await app.gatherer().submit(Commit(send=(job,))) == "conflict":
         raise IdConflict(job_id)
     return Handle(app, job_id, bound.task)
 

@@ -21,7 +21,7 @@ from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt, Effects
 from culm.errors import StoreFull, StoreUnavailable
-from culm.job import Delivery
+from culm.job import PLAIN, Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.runner import NOTHING, Runner
@@ -129,7 +129,8 @@ class Slots:
             commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
         else:
             commit = _with_effects(attempt, attempt.effects, outcome)
-        self._post(commit, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        then = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+        self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer

@@ -43,6 +43,7 @@ log = logging.getLogger("culm.worker")
 SCAN_S = 0.05  # how exactly timeouts are kept
 NEWS_S = 0.25  # between two publications of progress
 SWEEP_S = 10.0
+PAYLOADS_EVERY = 6  # rounds of that
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -121,6 +122,7 @@ class Worker:
         if self._started_ms:
             self.name = f"worker-{app.new_id()}"  # anew: the store remembers the batches and leases of the old name
         store = self._store = app.store
+        app.payloads.ready()
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
         self._threads = Threads()
@@ -129,7 +131,7 @@ class Worker:
         seam = store if meter is None else Measured(store, meter)
         self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
-        runner = Runner(app.tasks, store, self._threads, app.rng, now)
+        runner = Runner(app.tasks, store, app.payloads, self._threads, app.rng, now)
         running = Wrapped(runner, app.wraps) if app.wraps else runner
         watch = None if meter is None else meter.ended
         self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, watch=watch)
@@ -157,6 +159,7 @@ class Worker:
             await self._slots.drain(self._grace_s, self._hurry)
             self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
             await self._gatherer.flush()
+            await self._app.payloads.settle()
         finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
             for task in self._tasks:
                 task.cancel()
@@ -275,12 +278,20 @@ class Worker:
                 await _or_warn(self._store.publish(hints), "progress")
 
     async def _sweep(self) -> None:
+        rounds = 0
         while True:
             await asyncio.sleep(SWEEP_S * (0.5 + self._app.rng.random()))
             await _or_warn(self._sweep_all(), "sweep")
+            if rounds % PAYLOADS_EVERY == 0:
+                await _or_warn(self._sweep_payloads(), "sweep")
+            rounds += 1
 
     async def _sweep_all(self) -> None:
         while await self._store.sweep(limit=1_000):
+            await asyncio.sleep(0)
+
+    async def _sweep_payloads(self) -> None:
+        while await self._app.payloads.sweep():
             await asyncio.sleep(0)
 
 

@@ -13,7 +13,7 @@ from culm.current import Attempt, enter
 from culm.job import Delivery
 from culm.middleware import Middleware, compose
 from culm.outcome import Outcome, Released
-from culm.worker.runner import Runner
+from culm.worker.runner import Refused, Runner
 
 
 class Wrapped:
@@ -39,6 +39,10 @@ class Wrapped:
         started = self._runner.now()
         try:
             outcome = await compose(self._middleware, innermost)(attempt.delivery)
+            if not came_to or outcome is not came_to[0]:
+                outcome = await self._runner.put_away(attempt, outcome)
+        except Refused as e:
+            outcome = e.outcome
         except asyncio.CancelledError as e:
             outcome = self._runner.stopped(attempt, task, e, started)
         except KeyboardInterrupt:
