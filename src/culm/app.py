@@ -33,6 +33,7 @@ from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
 from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send
+from culm.tracing import Tracing
 
 if TYPE_CHECKING:
     from culm.current import Attempt
@@ -61,6 +62,7 @@ class App:
         ids: makes the ids of jobs and the names of workers and clients, which must never come twice; a simulation may own it.
         keys: seal what is sent, and let nothing in that is not sealed by one of them.
         offload: stores large arguments and results apart.
+        tracing: follows jobs from their sender to what they start; `culm.telemetry.otel.Tracing()`.
 
     Raises:
         ConfigError: the address cannot work. Found at first use.
@@ -81,9 +83,11 @@ class App:
         ids: Ids | None = None,
         keys: Keys | None = None,
         offload: Offload | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
+        self.tracing = tracing
         self.kinds = Kinds()
         self.payloads = Payloads(lambda: self.store, keys, offload)
         self.wraps: list[Middleware] = []
@@ -198,6 +202,9 @@ class App:
         try:
             for chunk in _chunks(bounds):
                 jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
+                if self.tracing is not None:
+                    with self.tracing.sending(jobs) as jobs:
+                        pass  # it ends here: whether they were accepted is known much later
                 jobs = jobs if self.payloads.plain else await self.payloads.stored_jobs(jobs)
                 handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
                 answered: asyncio.Future[Answer] = loop.create_future()

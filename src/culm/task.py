@@ -169,11 +169,19 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
+    if app.tracing is None:
+        await _accepted(app, job)
+    else:
+        with app.tracing.sending([job]) as traced:
+            await _accepted(app, traced[0])
+    return Handle(app, job_id, bound.task)
+
+
+async def _accepted(app: App, job: Job) -> None:
     if not app.payloads.plain:
         (job,) = await app.payloads.stored_jobs([job])
     if await app.gatherer().submit(Commit(send=(job,))) == "conflict":
-        raise IdConflict(job_id)
-    return Handle(app, job_id, bound.task)
+        raise IdConflict(job.id)
 
 
 def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, reads: tuple[str, ...] = ()) -> Handle[R]:
@@ -187,7 +195,7 @@ def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, re
     job = make_job(bound, options.id or f"{attempt.job.scope}~{app.new_id()}")
     if reads:
         job = _waiting(job, after_ms, reads)
-    effects.send.append(job)
+    effects.send.append(job if app.tracing is None else app.tracing.leaving(job))
     return Handle(app, job.id, bound.task, attempt)
 
 

@@ -22,6 +22,7 @@ from culm.batch import Gatherer
 from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
+from culm.middleware import Middleware
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
@@ -132,7 +133,8 @@ class Worker:
         self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, app.payloads, self._threads, app.rng, now)
-        running = Wrapped(runner, app.wraps) if app.wraps else runner
+        wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
+        running = Wrapped(runner, wraps) if wraps else runner
         watch = None if meter is None else meter.ended
         self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, watch=watch)
         self._endpoint = None if meter is None else self._serve(meter)
