@@ -2,7 +2,8 @@
 
 The drain is that of the memory store: no store is faster, so nowhere is the share of what is added greater. Rounds are paired: in
 each, every variant is beside a plain drain that was taken right before it; the ratio is by processor time, which a busy machine
-changes least. With --callgrind it counts instructions instead: the difference between two drains of different lengths, per job.
+changes least. With --callgrind it counts instructions instead, per job: of a long and a short run the difference, less that of two runs
+that only send.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def app_of(variant: str) -> App:
     return App("memory://", tracing=Tracing(TracerProvider(sampler=ALWAYS_ON if variant == "traces, sampled" else ALWAYS_OFF)))
 
 
-async def drain(variant: str, n: int) -> float:
+async def drain(variant: str, n: int, *, runs: bool) -> float:
     """Processor seconds of this process for n jobs that were queued before."""
     app = app_of(variant)
     options: Any = {}
@@ -62,6 +63,8 @@ async def drain(variant: str, n: int) -> float:
     async def gone(x: int) -> None: ...
 
     await app.enqueue_many(gone.bind(i) for i in range(n))
+    if not runs:
+        return 0.0
     worker = app.worker(heartbeat=1, **options)
     started = time.process_time()
     await worker.start()
@@ -73,8 +76,9 @@ async def drain(variant: str, n: int) -> float:
     return spent
 
 
-def child(variant: str, n: int, *before: str) -> float:
+def child(variant: str, n: int, *before: str, runs: bool = True) -> float:
     command = [*before, sys.executable, "-m", "benchmarks.telemetry", "--one", variant, "--jobs", str(n)]
+    command += [] if runs else ["--send-only"]
     done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{variant} failed:\n{done.stderr[-2000:]}")
@@ -88,7 +92,8 @@ def instructions(variant: str) -> float:
     few, many = 2_000, 10_000
     with tempfile.TemporaryDirectory() as folder:
         grind = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={Path(folder) / 'out'}")
-        return (child(variant, many, *grind) - child(variant, few, *grind)) / (many - few)
+        drained, sent = ((child(variant, many, *grind, runs=runs) - child(variant, few, *grind, runs=runs)) for runs in (True, False))
+        return (drained - sent) / (many - few)
 
 
 def main() -> None:
@@ -98,14 +103,15 @@ def main() -> None:
     parser.add_argument("--callgrind", action="store_true")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--one")
+    parser.add_argument("--send-only", action="store_true")
     asked = parser.parse_args()
     if asked.one is not None:
         tune()
-        print(json.dumps(uvloop.run(drain(asked.one, asked.jobs))))
+        print(json.dumps(uvloop.run(drain(asked.one, asked.jobs, runs=not asked.send_only))))
         return
     if asked.callgrind:
         plain = instructions("plain")
-        print(f"{'plain':24s} {plain:10,.0f} instructions a job, sending it included")
+        print(f"{'plain':24s} {plain:10,.0f} instructions a job")
         for variant in asked.variants:
             found = instructions(variant)
             print(f"{variant:24s} {found:10,.0f}  {found / plain - 1:+.1%}", flush=True)
