@@ -45,14 +45,14 @@ def _within(one: Middleware, inner: Next) -> Next:
     async def wrapped(delivery: Delivery) -> Outcome:
         called = False
 
-        async def next_once(given: Delivery) -> Outcome:
+        def next_once(given: Delivery) -> Awaitable[Outcome]:
             nonlocal called
             if called:
                 raise CulmError(f"{_name(one)} called next() twice; an attempt runs once, return Retried(...) to run it again")
             if given is not delivery:
                 raise CulmError(f"{_name(one)} handed on another delivery; call next() with the one it was given")
             called = True
-            return await inner(delivery)
+            return inner(delivery)
 
         outcome: object = await one(delivery, next_once)
         if isinstance(outcome, OUTCOMES):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ LOOK_MS = 3_600_000  # between two questions whether a job is still there
 SLACK_MS = 60_000  # beyond a result's `keep`, so that the first question finds the job gone
 MOST_BYTES = 512 << 20  # Redis takes no more in one string
 SWEPT_AT_ONCE = 500
+SALT_BYTES = 16  # before what is stored, so that every name is new
+SETTLE_S = 5.0
 
 
 class Offload(Struct, frozen=True, kw_only=True):
@@ -96,7 +99,9 @@ class Payloads:
     async def stored_jobs(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs, with large arguments stored apart. Raises StoreUnavailable and StoreError; what is stored then is swept."""
         limit = None if self._offload is None else self._offload.beyond
-        return [job if limit is None or len(job.args) <= limit else await self._stored_job(job) for job in jobs]
+        large = [job for job in jobs if limit is not None and len(job.args) > limit]
+        stored = iter(await asyncio.gather(*(self._stored_job(job) for job in large)))  # together: a store may write them at once
+        return [next(stored) if limit is not None and len(job.args) > limit else job for job in jobs]
 
     async def _stored_job(self, job: Job) -> Job:
         return replace(job, v=WRAPPED, args=await self._put(job.id, job.args, look_ms=ORPHAN_MS))
@@ -117,9 +122,11 @@ class Payloads:
         return Succeeded(value)
 
     async def _put(self, job_id: str, data: bytes, *, look_ms: int) -> bytes:
+        # Whoever sends a job anew, under the id of one that is just ending, must not name what goes with that one.
+        data = os.urandom(SALT_BYTES) + data
         digest = hashlib.sha256(data)
         await self._where(self._place).put(BlobKey(job_id, digest.hexdigest()), data, look_ms=look_ms)
-        return wrap(Stored(digest.digest(), len(data), self._place))
+        return wrap(Stored(digest.digest(), len(data) - SALT_BYTES, self._place))
 
     # -- what arrives -------------------------------------------------------------------------------------------------------
 
@@ -133,7 +140,10 @@ class Payloads:
 
     async def open_result(self, job_id: str, data: bytes) -> bytes:
         """Raises as `open_arguments`."""
-        return await self._open(job_id, data, ("result", job_id))
+        try:
+            return await self._open(job_id, data, ("result", job_id))
+        except NotAuthentic as e:
+            raise NotAuthentic(f"the result of job {job_id} is refused: {e}") from None
 
     async def open_event(self, event: Event) -> bytes:
         """An emitted value, or the encoded end of a job, as its reader expects it. Raises as `open_arguments`."""
@@ -168,7 +178,7 @@ class Payloads:
             raise PayloadMissing(f"{what} are not there (digest {key.digest}); were they removed by hand, or is this another folder?")
         if hashlib.sha256(data).digest() != stored.digest:
             raise PayloadMissing(f"{what} are damaged: they have another digest than {key.digest}")
-        return data
+        return data[SALT_BYTES:]
 
     def _where(self, place: str) -> Blobs:
         store = self._store()
@@ -212,9 +222,9 @@ class Payloads:
             log.warning("payload.stays: of job %s: %s; it is swept later", key.job_id, e)
 
     async def settle(self) -> None:
-        """Await what is being dropped."""
-        while self._dropping:
-            await asyncio.wait(list(self._dropping))
+        """Await what is being dropped, but not for long: what stays is swept."""
+        if self._dropping:
+            await asyncio.wait(list(self._dropping), timeout=SETTLE_S)
 
     async def sweep(self) -> int:
         """Drop some of what no job needs any more. Returns how many were looked at; repeat while it is many."""

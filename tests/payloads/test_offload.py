@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -66,8 +67,6 @@ def test_large_arguments_and_results_travel_and_arrive_as_if_they_were_small(how
                 case "now":
                     job = bench.app.job(await (await sends.enqueue()).result(), echo)
                 case _:
-                    import asyncio
-
                     job = bench.app.job((await asyncio.to_thread(echo.sync.enqueue, BIG)).id, echo)
             assert await job.result() == BIG
             assert await job.outcome() == Succeeded(bench.app.kinds.encode(BIG))
@@ -203,6 +202,47 @@ def test_of_a_job_that_is_not_kept_nothing_stays() -> None:
     run(scenario())
 
 
+def test_a_job_that_is_sent_anew_while_its_namesake_ends_keeps_its_own_arguments() -> None:
+    bench = Bench(offload=SMALL)
+    sizes: list[int] = []
+    runs, go = asyncio.Event(), asyncio.Event()
+
+    @bench.app.task(keep=0)
+    async def work(data: bytes) -> None:
+        runs.set()
+        await go.wait()
+        sizes.append(len(data))
+
+    async def scenario() -> None:
+        again = App(store=Held(bench.store, go), offload=SMALL)
+        async with bench.working(concurrency=1):
+            await work.using(id="mine").enqueue(b"x" * 2_000)
+            await runs.wait()
+            second = again.task(name=work.name, keep=0)(work.fn).using(id="mine")
+            await second.enqueue(b"x" * 2_000)  # its payload is there before the first one ends, its commit comes after
+            await until(lambda: len(sizes) == 2)
+
+    run(scenario())
+    assert sizes == [2_000, 2_000]
+
+
+class Held:
+    """A sender's store whose commits wait until the job that runs is gone."""
+
+    def __init__(self, store: MemoryStore, go: asyncio.Event) -> None:
+        self.blobs = store.blobs
+        self._store, self._go = store, go
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        self._go.set()
+        while "mine" in self._store.tables.rows or len(self.blobs.kept) > 1:
+            await asyncio.sleep(0.001)
+        return await self._store.commit(commits, batch=batch)
+
+
 def test_a_dead_letter_keeps_its_arguments_for_a_replay_and_loses_them_when_it_is_discarded() -> None:
     bench = Bench(offload=SMALL)
     broken = {"on": True}
@@ -295,15 +335,15 @@ def test_what_a_crash_left_between_the_payload_and_the_commit_is_swept_a_day_lat
         await app.payloads.sweep()
         assert len(store.blobs.kept) == 1
         store.away = False
-        await work.using(id="mine", delay=3_600).enqueue(b"o" * 2_000)  # sent again: the same payload, the same job
-        assert len(store.blobs.kept) == 1
+        await work.using(id="mine", delay=3_600).enqueue(b"o" * 2_000)  # sent again: the same job
+        assert len(store.blobs.kept) == 2
         store.away = True
         with pytest.raises(RuntimeError, match="crashed"):
             await work.using(id="other").enqueue(b"o" * 2_000)
         bench.clock.advance(ms=ORPHAN_MS)
         while await app.payloads.sweep():
             pass
-        assert [key.job_id for key in store.blobs.kept] == ["mine"]  # delayed jobs keep theirs, however long
+        assert {key.job_id for key in store.blobs.kept} == {"mine"}  # delayed jobs keep theirs, however long
 
     run(scenario())
 

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from culm import App, Keys, NotAuthentic, Succeeded, TaskLost, current, emit, when
+from culm.cli.output import described
 from culm.envelope import Encrypted, Signed, is_wrapped, unwrap
 from culm.job import PLAIN, WRAPPED, Job
 from culm.outcome import Failed, Fault, encode_outcome
@@ -276,7 +277,7 @@ def test_a_forged_event_makes_a_dead_letter_of_the_join(forged: bytes) -> None:
         scope.topics["said"] = dict.fromkeys(scope.topics["said"], forged)
         job_id = next(job.id for job in bench.jobs() if job.task == "join")
         async with bench.working():
-            with pytest.raises(TaskLost, match=r"its event .* under 'said' is refused: it is not signed"):
+            with pytest.raises(TaskLost, match=r"its event .* under 'said' is refused: .*it is not signed"):
                 await bench.app.job(job_id, join).result()
 
     run(scenario())
@@ -312,3 +313,25 @@ def test_keys_and_arguments_appear_in_no_log_line_and_no_error(caplog: pytest.Lo
     seen = run(scenario()) + caplog.text
     assert "hunter2" not in seen
     assert "correct horse" not in seen
+
+
+def test_the_command_line_shows_a_sealed_result_as_sealed_unless_it_has_the_keys() -> None:
+    bench = Bench(keys=Keys({"a": SECRET}))
+
+    @bench.app.task
+    async def number() -> int:
+        return 7
+
+    async def scenario() -> None:
+        async with bench.working():
+            job = await number.enqueue()
+            await job.result()
+            outcome = row_of(bench, job.id).last
+            assert outcome is not None
+            assert described(outcome) == {"outcome": "succeeded", "result": "(sealed, or stored apart; `culm result` reads it)"}
+            with pytest.raises(
+                NotAuthentic, match=f"the result of job {job.id} is refused: it is sealed with key 'a', and this app has no keys"
+            ):
+                await App(store=bench.store).job(job.id, number).result()
+
+    run(scenario())

@@ -1,24 +1,29 @@
 """What a worker counts, as plain numbers: no library, no lock, next to no time. Only its event loop writes here.
 
-A job costs two look-ups, two bisections and a few additions; that is why this is not a library's histogram, which takes a lock
-for each. Whoever shows the numbers (`prometheus.py`) reads them from another thread, and may miss the job of this moment.
+A job costs one look-up and two appends. What was appended is folded into histograms once a batch of commits comes back, by sorting
+it, which C does; a library's histogram takes a lock and walks its buckets for each value. Whoever shows the numbers
+(`prometheus.py`) reads them from another thread, and may miss the batch of this moment.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeAlias
 
 from culm.batch import Answer
 from culm.commit import Commit
 from culm.current import Attempt
 from culm.errors import StoreUnavailable
-from culm.job import Job
-from culm.outcome import Outcome
+from culm.outcome import Outcome, Succeeded
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+MILLISECONDS = tuple(round(bound * 1000) for bound in SECONDS)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+FEW = 8  # values that are not worth sorting
 UNKNOWN = "(unknown)"  # a task that this app has not: a message must not be able to make up names without end
+
+End: TypeAlias = Callable[[Attempt, Outcome], None]
 
 
 class Histogram:
@@ -29,22 +34,55 @@ class Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.sum: float = 0
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def fold(self, values: list[float]) -> None:
+        """Take all of them, and empty the list."""
+        if len(values) < FEW:
+            for value in values:
+                self.observe(value)
+        else:
+            values.sort()
+            below = 0
+            for n, bound in enumerate(self.bounds):
+                upto = bisect_right(values, bound, below)
+                self.counts[n] += upto - below
+                below = upto
+                if below == len(values):
+                    break
+            self.counts[-1] += len(values) - below
+            self.sum += sum(values)
+        values.clear()
+
 
 class TaskTally:
     """Of one task: how long its attempts waited and ran, and what they came to."""
 
-    __slots__ = ("outcomes", "run_s", "wait_s")
+    __slots__ = ("others", "ran", "ran_s", "unlike", "waited", "waited_ms")
 
     def __init__(self) -> None:
-        self.wait_s = Histogram(SECONDS)
-        self.run_s = Histogram(SECONDS)
-        self.outcomes: dict[type[Outcome], int] = {}
+        self.ran_s = Histogram(SECONDS)
+        self.waited_ms = Histogram(MILLISECONDS)
+        self.others: dict[type[Outcome], int] = {}  # of attempts that did not both run and succeed
+        self.unlike = 0  # of these, those that ran
+        self.ran: list[float] = []  # not folded yet
+        self.waited: list[float] = []
+
+    def fold(self) -> None:
+        if self.ran:
+            self.ran_s.fold(self.ran)
+        if self.waited:
+            self.waited_ms.fold(self.waited)
+
+    def outcomes(self) -> dict[type[Outcome], int]:
+        found = self.others.copy()
+        if succeeded := sum(self.ran_s.counts) - self.unlike:
+            found[Succeeded] = found.get(Succeeded, 0) + succeeded
+        return found
 
 
 class Meter:
@@ -72,31 +110,39 @@ class Meter:
         self.redelivered = self.fenced = self.unanswered = self.reconnects = self.suspects = 0
         self._away = False
 
-    def ended(self, attempt: Attempt, outcome: Outcome) -> None:
-        """An attempt has ended, or came to something without running."""
-        job = attempt.job
-        tally = self.tasks.get(job.task)
-        if tally is None:
-            tally = self._tally(job.task)
-        outcomes, kind = tally.outcomes, type(outcome)
-        outcomes[kind] = outcomes.get(kind, 0) + 1
-        if attempt.began:
-            ran_s = self._now() - attempt.began
-            run = tally.run_s
-            run.counts[bisect_left(SECONDS, ran_s)] += 1
-            run.sum += ran_s
-            delivery = attempt.delivery
-            if delivery.fence > 1:
-                self.redelivered += 1 if delivery.expiries else 0
-            elif (waited_s := waited(job, delivery.age_ms)) is not None:
-                wait = tally.wait_s
-                wait.counts[bisect_left(SECONDS, waited_s)] += 1
-                wait.sum += waited_s
+    def around(self, end: End) -> End:
+        """What counts that an attempt has ended, or came to something without running, and then calls `end`."""
+        now, find = self._now, self.tasks.get  # bound once, not for each job
+
+        def ended(attempt: Attempt, outcome: Outcome) -> None:
+            job = attempt.job
+            tally = find(job.task)
+            if tally is None:
+                tally = self._tally(job.task)
+            began = attempt.began
+            if began:
+                tally.ran.append(now() - began)
+                delivery = attempt.delivery
+                if delivery.fence == 1:
+                    if job.after_ms is not None and job.at_ms is None:  # else it was due by something else than its delay
+                        tally.waited.append(delivery.age_ms - job.after_ms)
+                elif delivery.expiries:
+                    self.redelivered += 1
+                if type(outcome) is not Succeeded:
+                    tally.unlike += 1
+                    tally.others[type(outcome)] = tally.others.get(type(outcome), 0) + 1
+            else:
+                tally.others[type(outcome)] = tally.others.get(type(outcome), 0) + 1
+            end(attempt, outcome)
+
+        return ended
 
     def answered(self, commits: Sequence[Commit], answers: Sequence[Answer], took_s: float) -> None:
         """A batch came back from the store."""
         self.commits.observe(len(commits))
         self.commit_s.observe(took_s)
+        for tally in self.tasks.values():
+            tally.fold()
         if "lease_lost" in answers:
             pairs = zip(commits, answers, strict=True)
             self.fenced += sum(1 for commit, answer in pairs if answer == "lease_lost" and commit.fence is not None)
@@ -113,10 +159,3 @@ class Meter:
     def _tally(self, name: str) -> TaskTally:
         name = name if name in self._known else UNKNOWN
         return self.tasks.setdefault(name, TaskTally())
-
-
-def waited(job: Job, age_ms: int) -> float | None:
-    """Seconds from when the job was due until its first claim; None: it was due by something else than its delay."""
-    if job.after_ms is None or job.at_ms is not None:
-        return None
-    return max(0, age_ms - job.after_ms) / 1000

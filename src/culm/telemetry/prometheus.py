@@ -103,11 +103,12 @@ class _Shown:
         outcomes = CounterMetricFamily("culm_job_outcomes", "What attempts came to.", labels=["task", "outcome"])
         retries = CounterMetricFamily("culm_job_retries", "Attempts that failed and are tried again.", labels=["task"])
         for name, tally in sorted(self._meter.tasks.copy().items()):
-            wait.add_metric([name], *_buckets(tally.wait_s))
-            run.add_metric([name], *_buckets(tally.run_s))
-            for kind, count in tally.outcomes.copy().items():
+            outcomes_of = tally.outcomes()
+            wait.add_metric([name], *_buckets(tally.waited_ms, per_s=1000))
+            run.add_metric([name], *_buckets(tally.ran_s))
+            for kind, count in outcomes_of.items():
                 outcomes.add_metric([name, _word(kind)], count)
-            retries.add_metric([name], tally.outcomes.get(Retried, 0))
+            retries.add_metric([name], outcomes_of.get(Retried, 0))
         return wait, run, outcomes, retries
 
     def _queues(self) -> Iterable[Metric]:
@@ -147,9 +148,9 @@ def _histogram(name: str, what: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(name, what, buckets=buckets, sum_value=total)
 
 
-def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
-    names = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
-    return list(zip(names, map(float, accumulate(histogram.counts)), strict=True)), histogram.sum
+def _buckets(histogram: Histogram, *, per_s: int = 1) -> tuple[list[tuple[str, float]], float]:
+    names = [*(str(bound / per_s) for bound in histogram.bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(histogram.counts)), strict=True)), histogram.sum / per_s
 
 
 def _word(kind: type[Outcome]) -> str:

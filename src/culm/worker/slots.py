@@ -29,7 +29,7 @@ from culm.worker.wrapped import Wrapped
 
 log = logging.getLogger("culm.worker")
 
-Watch: TypeAlias = Callable[[Attempt, Outcome], None]
+End: TypeAlias = Callable[[Attempt, Outcome], None]
 
 STALE_SCANS = 5  # scans without an end, before the buffer is given back
 FULL_PAUSE_MS = 5_000  # a job that a full store could not take the end of runs again after so long
@@ -40,7 +40,7 @@ class Slots:
     """Runs deliveries, at most `concurrency` at once.
 
     Args:
-        watch: told what each attempt came to; must not raise.
+        watch: makes of what is called with each attempt's end what is called instead; that must not raise.
 
     Attributes:
         done: attempts that ended.
@@ -55,7 +55,7 @@ class Slots:
         *,
         concurrency: int,
         hungry: Callable[[], None],
-        watch: Watch | None = None,
+        watch: Callable[[End], End] | None = None,
     ) -> None:
         self._app = app
         self._gatherer = gatherer
@@ -74,7 +74,7 @@ class Slots:
         self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
         self.fenced = 0
         self._closing = False
-        self._end = self._ended if watch is None else _both(watch, self._ended)
+        self._end = self._ended if watch is None else watch(self._ended)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -248,14 +248,6 @@ class Slots:
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             self._let_go(attempt.delivery, Released())
-
-
-def _both(watch: Watch, end: Watch) -> Watch:
-    def ended(attempt: Attempt, outcome: Outcome) -> None:
-        watch(attempt, outcome)
-        end(attempt, outcome)
-
-    return ended
 
 
 def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:

@@ -135,7 +135,7 @@ class Worker:
         runner = Runner(app.tasks, store, app.payloads, self._threads, app.rng, now)
         wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
         running = Wrapped(runner, wraps) if wraps else runner
-        watch = None if meter is None else meter.ended
+        watch = None if meter is None else meter.around
         self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, watch=watch)
         self._endpoint = None if meter is None else self._serve(meter)
         self._hurry = asyncio.Event()
