@@ -12,8 +12,10 @@ from culm.errors import (
     DuplicateTask,
     IdConflict,
     JobError,
+    NotAuthentic,
     NotInTask,
     PartlySent,
+    PayloadMissing,
     Reject,
     ResultExpired,
     ResultPending,
@@ -30,7 +32,11 @@ from culm.errors import (
     UnknownTask,
 )
 from culm.handle import Handle, Progress
-from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Succeeded
+from culm.job import Delivery
+from culm.keys import Keys
+from culm.middleware import Middleware, Next
+from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried, Snoozed, Succeeded, Suspended
+from culm.payload import Offload
 from culm.retry import Retry
 from culm.task import AsyncTask, Bound, Task, when
 
@@ -46,6 +52,7 @@ __all__ = [
     "CulmError",
     "DeadLetter",
     "DeadLetters",
+    "Delivery",
     "DuplicateTask",
     "Expired",
     "Failed",
@@ -53,20 +60,31 @@ __all__ = [
     "Handle",
     "IdConflict",
     "JobError",
+    "Keys",
     "Lost",
+    "Middleware",
+    "Next",
+    "NotAuthentic",
     "NotInTask",
+    "Offload",
+    "Outcome",
     "PartlySent",
+    "PayloadMissing",
     "Progress",
     "ReadEvent",
     "Reject",
+    "Released",
     "ResultExpired",
     "ResultPending",
+    "Retried",
     "Retry",
     "RetryLater",
+    "Snoozed",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
     "Succeeded",
+    "Suspended",
     "Task",
     "TaskCancelled",
     "TaskExpired",

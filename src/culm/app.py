@@ -24,12 +24,17 @@ from culm.dead import DeadLetters
 from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
 from culm.handle import Handle
 from culm.job import Job
+from culm.keys import Keys
+from culm.kinds import Kinds
+from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name, check_process
+from culm.payload import Offload, Payloads
 from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
 from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send
+from culm.tracing import Tracing
 
 if TYPE_CHECKING:
     from culm.current import Attempt
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
 
 log = logging.getLogger("culm")
 
@@ -55,6 +61,9 @@ class App:
         clock: for ids.
         rng: spreads pauses; a test may own it.
         ids: makes the ids of jobs and the names of workers and clients, which must never come twice; a simulation may own it.
+        keys: seal what is sent, and let nothing in that is not sealed by one of them.
+        offload: stores large arguments and results apart.
+        tracing: follows jobs from their sender to what they start; `culm.telemetry.otel.Tracing()`.
 
     Raises:
         ConfigError: the address cannot work. Found at first use.
@@ -73,9 +82,16 @@ class App:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         ids: Ids | None = None,
+        keys: Keys | None = None,
+        offload: Offload | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.url = url
         self.tasks: dict[str, AnyTask] = {}
+        self.tracing = tracing
+        self.kinds = Kinds()
+        self.payloads = Payloads(lambda: self.store, keys, offload)
+        self.wraps: list[Middleware] = []
         self.portal = Portal()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()
@@ -147,7 +163,12 @@ class App:
         others = {n: value for n, value in options.items() if n != "retry"}
         kind = AsyncTask if inspect.iscoroutinefunction(fn) else Task
         task: AnyTask = kind(
-            self, fn, name=name, signature=Signature(fn, task=name), options=changed(Options(), others, TaskOptions), retry=retry
+            self,
+            fn,
+            name=name,
+            signature=Signature(fn, task=name, kinds=self.kinds, max_bytes=self.payloads.max_bytes),
+            options=changed(Options(), others, TaskOptions),
+            retry=retry,
         )
         self.tasks[name] = task
         return task
@@ -162,6 +183,32 @@ class App:
             known = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(self.tasks)) or 'no tasks at all'}"
             raise UnknownTask(f"no task {name!r} in this app; {known}")
         return task
+
+    def codec(self, kind: type[R], *, encode: Callable[[R], Any], decode: Callable[[Any], R], wire: Any = Any) -> None:
+        """Let values of a type of your own travel, in arguments, results and events, also inside of other types.
+
+        Args:
+            kind: the class; values of its subclasses are written by it, too.
+            encode: makes plain data of a value: builtins, dates, dataclasses, or other types that have a codec.
+            decode: builds the value from that again. What it raises (TypeError, ValueError) is an error of that argument.
+            wire: the type of the plain data, which is checked before `decode` sees it.
+
+        Raises:
+            ConfigError: the type travels by itself, or has a codec already.
+
+        Example:
+            >>> app.codec(Money, encode=lambda m: (m.cents, m.unit), decode=lambda d: Money(*d), wire=tuple[int, str])
+        """
+        self.kinds.add(kind, encode=encode, decode=decode, wire=wire)
+
+    def middleware(self, wraps: M) -> M:
+        """Let this wrap every attempt that the app's workers run, within what was registered before; see `culm.middleware`.
+
+        Raises TypeError when it is no function.
+        """
+        check_middleware(wraps)
+        self.wraps.append(wraps)
+        return wraps
 
     # -- sending ------------------------------------------------------------------------------------------------------------
 
@@ -184,6 +231,10 @@ class App:
         try:
             for chunk in _chunks(bounds):
                 jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
+                if self.tracing is not None:
+                    with self.tracing.sending(jobs) as jobs:
+                        pass  # it ends here: whether they were accepted is known much later
+                jobs = jobs if self.payloads.plain else await self.payloads.stored_jobs(jobs)
                 handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
                 answered: asyncio.Future[Answer] = loop.create_future()
                 commit = Commit(send=tuple(jobs))

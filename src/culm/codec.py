@@ -15,13 +15,12 @@ import msgspec
 
 from culm.errors import ConfigError
 from culm.job import MAX_PAYLOAD_BYTES
+from culm.kinds import Kinds
 
 R = TypeVar("R")
 
 _NO_KEYWORDS: dict[str, Any] = {}  # shared: nobody changes it
 Parameter = inspect.Parameter
-
-encode = msgspec.msgpack.Encoder(decimal_format="string").encode
 
 
 class Signature(Generic[R]):
@@ -30,8 +29,10 @@ class Signature(Generic[R]):
     Raises ConfigError when an annotation is no type that travels.
     """
 
-    def __init__(self, fn: Callable[..., Any], *, task: str) -> None:
+    def __init__(self, fn: Callable[..., Any], *, task: str, kinds: Kinds, max_bytes: int = MAX_PAYLOAD_BYTES) -> None:
         self.task = task
+        self._kinds, self._encode = kinds, kinds.encode
+        self._max_bytes = max_bytes
         self._parameters = list(inspect.signature(fn).parameters.values())
         hints = _hints(fn, task)
         self.returns: Any = hints.pop("return", Any)
@@ -39,13 +40,13 @@ class Signature(Generic[R]):
         self._nameless = any(p.kind is Parameter.POSITIONAL_ONLY for p in self._parameters)
         self._signature = inspect.signature(fn)
         self._record, self._names = _record_type(self._parameters, hints, task)
-        self._decode = _decoder(self._record, task, "parameters").decode
-        self._result = _decoder(self.returns, task, "result")
+        self._decode = _decoder(self._record, task, "parameters", kinds).decode
+        self._result = _decoder(self.returns, task, "result", kinds)
         self._positional = sum(1 for p in self._parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD))
-        kinds = [f.type for f in msgspec.structs.fields(self._record)]
-        plain = len(kinds) == self._positional and not self._variadic
+        types = [f.type for f in msgspec.structs.fields(self._record)]
+        plain = len(types) == self._positional and not self._variadic
         # Most calls have all their arguments, by position: a tuple decodes twice as fast as a record that is then taken apart.
-        self._decode_exactly = msgspec.msgpack.Decoder(tuple.__class_getitem__(tuple(kinds))).decode if plain and kinds else None
+        self._decode_exactly = kinds.decoder(tuple.__class_getitem__(tuple(types))).decode if plain and types else None
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments of one call as bytes. Raises TypeError (names task, parameter, expected, got) and ValueError (too large)."""
@@ -55,12 +56,12 @@ class Signature(Generic[R]):
         except TypeError as e:
             self._refuse_call(args, kwargs, e)
         try:
-            data = encode(record)
+            data = self._encode(record)
         except (TypeError, ValueError, OverflowError, RecursionError) as e:
             self._refuse_value(record, str(e))
-        if len(data) > MAX_PAYLOAD_BYTES:
+        if len(data) > self._max_bytes:
             raise ValueError(
-                f"the arguments of {self.task} take {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed: pass a reference instead"
+                f"the arguments of {self.task} take {len(data):,} bytes; {self._max_bytes:,} are allowed: pass a reference instead"
             )
         try:
             self._decode(data)
@@ -90,14 +91,14 @@ class Signature(Generic[R]):
     def encode_result(self, value: Any) -> bytes:
         """Raises TypeError (it cannot be encoded) or ValueError (too large); the job fails with it."""
         try:
-            data = encode(value)
+            data = self._encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as e:
             raise TypeError(
                 f"the result of {self.task} cannot be encoded: {e}; return builtins, dataclasses, Structs, enums or dates"
             ) from e
-        if len(data) > MAX_PAYLOAD_BYTES:
+        if len(data) > self._max_bytes:
             raise ValueError(
-                f"the result of {self.task} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed: return a reference instead"
+                f"the result of {self.task} takes {len(data):,} bytes; {self._max_bytes:,} are allowed: return a reference instead"
             )
         return data
 
@@ -136,7 +137,7 @@ class Signature(Generic[R]):
 
     def _convert(self, name: str, value: Any, kind: Any) -> Any:
         try:
-            return msgspec.convert(value, kind, strict=True, builtin_types=())
+            return self._kinds.convert(value, kind)
         except msgspec.ValidationError as e:
             raise TypeError(f"{self.task}: argument {name!r}: {e}, got {_short(value)}") from e
 
@@ -172,7 +173,7 @@ class Signature(Generic[R]):
         for field in msgspec.structs.fields(self._record):
             value = getattr(record, field.name)
             try:
-                msgspec.msgpack.decode(encode(value), type=field.type)
+                self._kinds.decoder(field.type).decode(self._encode(value))
             except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as e:
                 raise TypeError(f"{self.task}: argument {field.name!r}: {_sentence(e)}, got {_short(value)}") from None
         raise TypeError(f"{self.task}: {reason}")
@@ -215,9 +216,9 @@ def _field(p: inspect.Parameter, kind: Any) -> tuple[Any, ...]:
     return (p.name, kind, msgspec.field(default_factory=lambda: default))
 
 
-def _decoder(kind: Any, task: str, what: str) -> msgspec.msgpack.Decoder[Any]:
+def _decoder(kind: Any, task: str, what: str, kinds: Kinds) -> msgspec.msgpack.Decoder[Any]:
     try:
-        return msgspec.msgpack.Decoder(kind)
+        return kinds.decoder(kind)
     except (TypeError, msgspec.MsgspecError) as e:
         raise ConfigError(f"task {task!r}: its {what} cannot travel: {_sentence(e)}") from e
 

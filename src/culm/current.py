@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from culm.codec import encode
 from culm.commit import MAX_EFFECTS, Event, Trigger
 from culm.errors import CulmError, NotInTask, TooManyEffects
 from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
+from culm.kinds import Kinds
 from culm.options import MAX_NAME_CHARS, check_name, printable
 from culm.outcome import FINAL, Final, decode_outcome
 
@@ -43,16 +43,17 @@ class Effects:
 class ReadEvent:
     """An event as a join sees it: `key`, and its value by `read`."""
 
-    __slots__ = ("event", "key", "raw")
+    __slots__ = ("_kinds", "key", "raw")
 
-    def __init__(self, event: Event) -> None:
-        self.event = event
-        self.key = event.key
-        self.raw = event.value
+    def __init__(self, key: str, raw: bytes, kinds: Kinds) -> None:
+        self.key = key
+        self.raw = raw
+        self._kinds = kinds
 
     def read(self, kind: type[T]) -> T:
         """The emitted value. Raises msgspec.ValidationError when it is no `kind`."""
-        return msgspec.msgpack.decode(self.raw, type=kind)
+        value: T = self._kinds.decoder(kind).decode(self.raw)
+        return value
 
     def outcome(self) -> Final:
         """How the job ended whose end this event records (`using(topic=...)`); `key` is its id.
@@ -85,9 +86,9 @@ class Attempt(Struct, eq=False):
     cancelled: bool = False
     stopping: Stopping = ""  # why the worker cancelled it; "": it did not
     over: bool = False  # its commit has left: nothing can join it any more
+    began: float = 0.0  # when its task was called, by the runner's clock; 0: it was not
     ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
     slot: int = -1  # where a supervisor's board shows it
-    began: float = 0.0  # the same, a scan after the start at the latest; 0: no scan has met it
     news: tuple[float, str] | None = None  # progress that was not published yet
 
     @property
@@ -174,10 +175,12 @@ def emit(topic: str, value: Any = None, *, key: str | None = None) -> None:
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= MAX_NAME_CHARS and printable(key) == key):
         raise ValueError(f"the key of event {topic!r} must be a str of 1 to {MAX_NAME_CHARS} characters, got {key!r}")
     try:
-        data = encode(value)
+        data = attempt.app.kinds.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as e:
         raise TypeError(f"the value of event {topic!r} cannot be encoded: {e}") from e
     if len(data) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"the value of event {topic!r} takes {len(data):,} bytes; {MAX_PAYLOAD_BYTES:,} are allowed")
     effects = attempt.join()
-    effects.emit.append(Event(attempt.job.scope, topic, key or f"{attempt.job.id}#{len(effects.emit)}", data))
+    scope, key = attempt.job.scope, key or f"{attempt.job.id}#{len(effects.emit)}"
+    payloads = attempt.app.payloads
+    effects.emit.append(Event(scope, topic, key, data if payloads.plain else payloads.sealed_event(scope, topic, key, data)))

@@ -62,6 +62,14 @@ class PartlySent(CulmError):
         self.sent = sent
 
 
+class NotAuthentic(CulmError):
+    """A message is not sealed as this app's keys demand. Nothing of it was decoded."""
+
+
+class PayloadMissing(CulmError):
+    """Arguments or a result were stored apart from their job, and are not there, or not what was stored."""
+
+
 # -- a job's ending, as its caller sees it -----------------------------------------------------------------------------------
 
 

@@ -91,12 +91,14 @@ class Handle(Generic[R]):
             TimedOut: the wait ended first; the job goes on.
             StoreUnavailable: the store did not answer for ten seconds from the start, or at the end of the wait. In between it may be away.
             ResultExpired: it ended longer than `keep` ago, or was never sent.
+            NotAuthentic, PayloadMissing: its result is not what the app's keys demand, or was stored apart and is not there.
             ResultPending: it leaves only when the task that awaits it here has ended.
         """
         outcome = await self._ended(maybe_ms(timeout, "timeout"))
         match outcome:
             case Succeeded(value=data):
-                return self._read(data)
+                payloads = self.app.payloads
+                return self._read(data if payloads.is_plain(data) else await payloads.open_result(self.id, data))
             case Failed(fault=fault):
                 raise TaskFailed(self.id, fault)
             case Cancelled(reason=why):
@@ -107,9 +109,11 @@ class Handle(Generic[R]):
                 raise TaskLost(self.id, f"was given up: {why}")
 
     async def outcome(self) -> Final | None:
-        """How the job ended; None while it has not. Raises ResultExpired."""
+        """How the job ended; None while it has not. Raises ResultExpired, NotAuthentic, PayloadMissing."""
         self._refuse_pending()
         match await self.app.store.outcome(self.id):
+            case Ended(outcome=Succeeded(value=data)) if not self.app.payloads.is_plain(data):
+                return Succeeded(await self.app.payloads.open_result(self.id, data))
             case Ended(outcome=outcome):
                 return outcome
             case Absent():

@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from culm.errors import StoreError
 
-WIRE = 1  # the version of rows and messages that this code writes, and the newest that it reads
+PLAIN = 1  # the version of rows and messages that this code writes
+WRAPPED = 2  # of a job whose arguments are in an envelope (envelope.py)
+WIRE = 2  # the newest that it reads
 MAX_PAYLOAD_BYTES = 1 << 20  # arguments, results and events, each
 DEFAULT_KEEP_MS = 3_600_000
 DEFAULT_PRIORITY = 5
@@ -27,7 +29,7 @@ class RetrySpec(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Job(Struct, frozen=True, gc=False, kw_only=True, array_like=True):
-    v: int = WIRE
+    v: int = PLAIN
     id: str
     task: str
     args: bytes = b"\x90"  # MessagePack array, by the task's signature; this is "none"
@@ -102,4 +104,4 @@ def _version(data: bytes) -> int:
     try:
         return _whole(_parts(data)[0])
     except (msgspec.MsgspecError, IndexError, RecursionError):
-        return WIRE
+        return PLAIN

@@ -12,7 +12,7 @@ A store may be used from any event loop. It raises only StoreUnavailable (it may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
@@ -264,6 +264,40 @@ class Admin(Protocol):
     async def close(self) -> None:
         """Finish what was asked and let everything go. Safe to repeat."""
         ...
+
+
+class BlobKey(Struct, frozen=True, gc=False, array_like=True):
+    """Names bytes that are kept for a job, by their digest."""
+
+    job_id: str
+    digest: str  # SHA-256, hexadecimal
+
+
+class Blobs(Protocol):
+    """Bytes that are too large for a job's row. Whoever keeps them knows nothing of jobs: `payload.py` decides when they go.
+
+    As a store, these raise StoreUnavailable and StoreError only.
+    """
+
+    async def put(self, key: BlobKey, data: bytes, *, look_ms: int) -> None:
+        """Keep them, as durably as the store keeps a job, and ask so long from now whether anybody still needs them. Safe to repeat."""
+        ...
+
+    async def get(self, key: BlobKey) -> bytes | None: ...
+
+    async def drop(self, keys: Sequence[BlobKey]) -> None: ...
+
+    async def overdue(self, *, limit: int, again_ms: int) -> list[BlobKey]:
+        """Those to ask about now, the oldest first. Each of them is not returned again for so long."""
+        ...
+
+
+@runtime_checkable
+class KeepsBlobs(Protocol):
+    """A store that has a place for them."""
+
+    @property
+    def blobs(self) -> Blobs: ...
 
 
 class FullStore(Store, Hints, Reader, Admin, Protocol):

@@ -143,7 +143,7 @@ class AsyncTask(Task[P, R]):
 
 def make_job(bound: Bound[Any], job_id: str) -> Job:
     o = bound.task.options
-    return Job(
+    job = Job(
         id=job_id,
         task=bound.task.name,
         args=bound.args,
@@ -159,6 +159,8 @@ def make_job(bound: Bound[Any], job_id: str) -> Job:
         topic=o.topic,
         headers=o.headers,
     )
+    payloads = bound.task.app.payloads
+    return job if payloads.plain else payloads.sealed_job(job)
 
 
 def refuse_topic(topic: str) -> NoReturn:
@@ -171,9 +173,20 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     if attempt is None and options.topic:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
-    if await app.gatherer().submit(Commit(send=(make_job(bound, job_id),))) == "conflict":
-        raise IdConflict(job_id)
+    job = make_job(bound, job_id)
+    if app.tracing is None:
+        await _accepted(app, job)
+    else:
+        with app.tracing.sending([job]) as traced:
+            await _accepted(app, traced[0])
     return Handle(app, job_id, bound.task)
+
+
+async def _accepted(app: App, job: Job) -> None:
+    if not app.payloads.plain:
+        (job,) = await app.payloads.stored_jobs([job])
+    if await app.gatherer().submit(Commit(send=(job,))) == "conflict":
+        raise IdConflict(job.id)
 
 
 def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, reads: tuple[str, ...] = ()) -> Handle[R]:
@@ -187,7 +200,7 @@ def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, re
     job = make_job(bound, options.id or f"{attempt.job.scope}~{app.new_id()}")
     if reads:
         job = _waiting(job, after_ms, reads)
-    effects.send.append(job)
+    effects.send.append(job if app.tracing is None else app.tracing.leaving(job))
     return Handle(app, job.id, bound.task, attempt)
 
 

@@ -129,6 +129,7 @@ class Shell:
 
 def pid_in(line: str) -> int:
     """The number behind `pid `, or the last one."""
+    line = line.partition(" [job_id=")[0]  # what a job's lines end with
     words = line.partition("pid ")[2] or line.rpartition(" ")[2]
     return int(words.split(",")[0].split()[0])
 

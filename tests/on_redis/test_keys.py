@@ -9,7 +9,7 @@ from pathlib import Path
 from culm.commit import Commit, Event, Held, Record, Trigger
 from culm.job import Job
 from culm.outcome import Failed, Fault, Retried, Succeeded
-from culm.store import WorkerInfo
+from culm.store import BlobKey, WorkerInfo
 from culm.stores.redis.address import parse
 from culm.stores.redis.store import RedisStore
 from tests.on_redis.conftest import Opened
@@ -17,6 +17,7 @@ from tests.servers import RedisServer
 
 Opener = Callable[[str], Opened]
 
+BLOB = BlobKey("plain", "0" * 64)
 DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 STAY = {
     "n",
@@ -86,12 +87,14 @@ class Scenario:
         assert await store.replay(["twice"]) == 1
         await store.outcome("root", for_ms=1)
         await store.pause("mail")
+        await store.blobs.put(BLOB, b"large", look_ms=0)
         await store.register(WorkerInfo("w", "h", 1, (), (), 1), for_ms=1)
         self._held = fence
 
     async def end(self) -> None:
         store = self._store
         await store.discard(["fails"])
+        await store.blobs.drop([BLOB])
         await self.do(Commit(emit=(Event("root", "packed", "k", b"\x01"),)), Commit(cancel=("later",)))
         ends = [Commit(fence=self._held[i], outcome=Succeeded(), keep_ms=0) for i in ("plain", "root")]
         for number in range(2, 6):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
-from culm import App
+from culm import App, Keys, Offload
 from culm.job import Job
 from culm.stores.memory import MemoryStore
 from culm.testing.clock import ManualClock
@@ -36,10 +36,10 @@ class Bench:
         clock: moves by hand only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keys: Keys | None = None, offload: Offload | None = None) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore(self.clock)
-        self.app = App(store=self.store, rng=random.Random(1))
+        self.app = App(store=self.store, rng=random.Random(1), keys=keys, offload=offload)
 
     @asynccontextmanager
     async def working(self, **options: Unpack[WorkerOptions]) -> AsyncIterator[Worker]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from culm import Reject, Retry, RetryLater, TaskFailed, current
 from culm.decide import MAX_MESSAGE_CHARS, MAX_TRACE_CHARS
@@ -151,6 +153,24 @@ def test_no_retry_is_planned_beyond_the_deadline() -> None:
         assert attempts == [1]
 
     run(main())
+
+
+def test_what_a_coroutine_computed_counts_towards_the_deadline_on_a_loop_whose_clock_stands_still_meanwhile() -> None:
+    """As uvloop's does: its time is that of the round's beginning."""
+
+    async def main() -> None:
+        bench = Bench()
+
+        @bench.app.task(retry=1)
+        async def computes() -> None:
+            time.sleep(0.2)  # noqa: ASYNC251  # it computes
+            raise RetryLater(after=0.3)
+
+        async with bench.working():
+            with pytest.raises(TaskFailed, match="retry later"):
+                await (await computes.using(deadline=0.4).enqueue()).result()
+
+    uvloop.run(main())
 
 
 # -- what a failure tells ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from culm import App, AsyncTask, Bound, Handle, Retry, Task, when
+from culm import App, AsyncTask, Bound, Delivery, Handle, Keys, Next, Offload, Outcome, Retry, Snoozed, Task, when
 from culm.sync import SyncHandle, enqueue_many
+from culm.telemetry.otel import Tracing
+
+
+class Money:
+    def __init__(self, cents: int, unit: str = "") -> None:
+        self.cents = cents
 
 
 @dataclass
@@ -101,6 +107,17 @@ async def found() -> None:
     assert_type(await app.job("some-id", plain_def).result(), dict[str, int])
     by_name: Task[Any, Any] = app.find("two")
     assert by_name is not None
+
+
+@app.middleware
+async def timed(delivery: Delivery, next: Next) -> Outcome:  # noqa: A002  # the word of the documentation
+    return Snoozed(delivery.age_ms) if delivery.attempt == 3 else await next(delivery)
+
+
+def custom_types() -> None:
+    app.codec(Money, encode=lambda m: (m.cents, "unit"), decode=lambda d: Money(*d), wire=tuple[int, str])
+    app.codec(Money, encode=lambda m: m.cents, decode=Money)
+    assert_type(App(keys=Keys({"a": b""}, use="a", encrypt=True), offload=Offload(beyond=10, folder="x"), tracing=Tracing()), App)
 
 
 def kinds() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from culm import App, Handle, Retry, when
+from culm import App, Delivery, Handle, Next, Outcome, Retry, Snoozed, when
 
 app = App("memory://")
 
@@ -78,6 +78,26 @@ def blocking() -> None:
     send.sync.enqueue(1)  # type: ignore[arg-type]
     number: str = add.sync.enqueue(1, 2).result()  # type: ignore[assignment]
     assert number
+
+
+class Money:
+    cents = 3
+
+
+@app.middleware  # type: ignore[type-var]
+async def no_next(delivery: Delivery) -> Outcome:
+    return Snoozed(1)
+
+
+@app.middleware  # type: ignore[type-var]
+async def no_outcome(delivery: Delivery, next: Next) -> int:  # noqa: A002
+    return 3
+
+
+def custom_types() -> None:
+    app.codec(Money, encode=lambda m: m.dollars, decode=lambda _: Money())  # type: ignore[attr-defined]
+    app.codec(Money, encode=lambda m: m.cents, decode=lambda _: 3)  # type: ignore[arg-type, return-value]
+    App(keys="secret")  # type: ignore[arg-type]
 
 
 async def joins() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from culm.commit import Event, Held, Record, Trigger
+from culm.envelope import Encrypted, Signed, Stored
 from culm.job import Delivery, Job, RetrySpec
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Released, Retried, Snoozed, Succeeded, Suspended
 from culm.store import Hint, Load, WorkerInfo
@@ -58,5 +59,9 @@ SAMPLES: dict[str, Struct] = {
         "w1", "host", 7, ("a", "b"), ("t",), 8, 3, 99, 1_700_000_000_000, 10_000, (LOAD, Load("b")), (("r", 70_000), ("r~a", 1_000))
     ),
     "load": LOAD,
+    "signed": Signed("2025-06", bytes(range(32)), b"\x91\x01"),
+    "encrypted": Encrypted("2025-06", bytes(range(28)), b"\x00\xff"),
+    "stored": Stored(bytes(range(32)), 70_000),
+    "stored-in-a-folder": Stored(bytes(range(32)), 70_000, "folder"),
     "hint": Hint("calls/1", "progress", "r", b"\x92\x01\x02"),
 }

@@ -9,14 +9,19 @@ import msgspec
 import pytest
 
 from culm.commit import Event, Held, Record, Trigger
+from culm.envelope import Encrypted, Signed, Stored
 from culm.errors import StoreError
-from culm.job import WIRE, Delivery, Job, as_delivered, decode_job, encode_job
+from culm.job import PLAIN, WIRE, Delivery, Job, as_delivered, decode_job, encode_job
 from culm.outcome import Final, NotFinal, Outcome, decode_outcome, encode_outcome
 from culm.store import Hint, Load, WorkerInfo
 from tests.wire.samples import FULL, GROWN, MINIMAL, SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
-TYPES = (Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Load, Hint, *get_args(Final), *get_args(NotFinal))
+TYPES = (
+    *(Signed, Encrypted, Stored, Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Load, Hint),
+    *get_args(Final),
+    *get_args(NotFinal),
+)
 
 
 def golden(name: str) -> bytes:
@@ -81,7 +86,7 @@ def test_a_job_of_a_newer_version_is_not_broken_only_not_for_us(rest: list[objec
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x90", b"\x93\x01\xa1r\x07", b"\x93\x01\xa1r\xa1\xff", b"\x91" * 5000, encode_job(FULL)])
 def test_bytes_that_are_not_the_rows_job_reach_a_worker_with_the_reason(data: bytes) -> None:  # I33
     job, broken = as_delivered(data, job_id="r", queue="mail")
-    assert (job.id, job.queue, job.v) == ("r", "mail", WIRE)
+    assert (job.id, job.queue, job.v) == ("r", "mail", PLAIN)
     assert "'r'" in broken
     with pytest.raises(StoreError, match="'r'"):
         decode_job(data, job_id="r")

@@ -79,7 +79,7 @@ def test_a_worker_says_what_it_runs_and_for_how_long() -> None:
 
         job = await hold.using(id="held").enqueue()
         async with bench.working() as worker:
-            await until(lambda: bool(worker.info().longest))
+            await until(lambda: any(load.running for load in worker.info().loads))
             info = worker.info()
             assert [job_id for job_id, _ in info.longest] == ["held"]
             assert (info.beat_ms, info.loads[0].queue, info.loads[0].running) == (20, "slow", 1)
@@ -91,7 +91,7 @@ def test_a_worker_says_what_it_runs_and_for_how_long() -> None:
     run(main())
 
 
-def test_an_attempt_that_no_scan_has_met_is_not_named() -> None:
+def test_an_attempt_whose_task_was_not_called_yet_is_not_named() -> None:
     met, unmet = attempts(delivery(1), delivery(2))
     met.began = 10.0
     assert longest([met, unmet], 12.5) == (("a1", 2_500),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from culm.cli.top import top
 from culm.cli.why import why
 from culm.cli.workers import workers
 from culm.errors import ConfigError, CulmError
+from culm.telemetry.address import parse_address, refuse_taken
 
 cli = typer.Typer(
     help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
@@ -35,6 +37,12 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Lines(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
 
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -52,6 +60,10 @@ def worker(
     stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
     max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
+    ] = None,
+    log_format: Annotated[Lines, typer.Option("--log-format", help="how log lines are written, to stderr")] = Lines.TEXT,
     url: Url = None,
 ) -> int:
     """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
@@ -60,13 +72,14 @@ def worker(
 
     \b
     Example:
-      culm worker shop.tasks:app -q mail -c 100 --processes 2
+      culm worker shop.tasks:app -q mail -c 100 --processes 2 --metrics 127.0.0.1:9000
       culm worker shop.tasks:app --processes 4 --max-jobs 100000 --max-rss 512
     """
     from culm.worker import leash, process
 
     attached = leash.attach()
-    process.log_to_stderr()
+    process.log_to_stderr(log_format.value)
+    address = None if metrics is None else parse_address(metrics, processes=processes)
     options: dict[str, Any] = {
         "lease": lease,
         "heartbeat": heartbeat,
@@ -74,13 +87,17 @@ def worker(
         "stuck_after": lease if stuck_after is None else stuck_after,
     }
     if processes > 1:
+        if address is not None:
+            refuse_taken(address, processes=processes)
         with asking.usage():
-            return _supervise(app, queue or [], options, url, max_jobs, concurrency=concurrency, processes=processes, max_rss=max_rss)
+            given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "metrics": metrics, "url": url}
+            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss)
     if max_rss is not None and attached.leash is None:
         raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
+    served = None if address is None or attached.place is None else str(address.of_place(attached.place))
     with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, **options)
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, metrics=served, **options)
     it.leash = attached.leash
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
@@ -91,8 +108,6 @@ def _supervise(
     app: str,
     queues: list[str],
     options: dict[str, Any],
-    url: str | None,
-    max_jobs: int | None,
     *,
     concurrency: int,
     processes: int,
@@ -103,9 +118,7 @@ def _supervise(
 
     command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
     command += [f"--queue={q}" for q in queues]
-    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command += [] if max_jobs is None else [f"--max-jobs={max_jobs}"]
-    command += [] if url is None else [f"--url={url}"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     return Supervisor(
         command,
         processes=processes,

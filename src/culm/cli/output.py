@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 import msgspec
 
+from culm.envelope import is_wrapped
 from culm.outcome import ENDINGS, Cancelled, Expired, Failed, Fault, Lost, Outcome, Released, Retried, Snoozed, Succeeded, Suspended
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
@@ -55,6 +56,8 @@ def described(outcome: Outcome) -> dict[str, Any]:
     """An outcome for machines."""
     match outcome:
         case Succeeded(value=data):
+            if is_wrapped(data):  # only the app can open it
+                return {"outcome": "succeeded", "result": "(sealed, or stored apart; `culm result` reads it)"}
             return {"outcome": "succeeded", "result": msgspec.msgpack.decode(data)}
         case Failed(fault=fault):
             return {"outcome": "failed", "error": _fault(fault)}

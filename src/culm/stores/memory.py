@@ -32,6 +32,7 @@ from culm.store import (
     WorkerInfo,
 )
 from culm.stores.bells import Bells
+from culm.stores.memory_blobs import MemoryBlobs
 from culm.stores.rows import Row
 from culm.stores.tables import Tables
 from culm.stores.waits import waits
@@ -50,6 +51,7 @@ class MemoryStore:
     def __init__(self, clock: Clock | None = None, *, ledger: list[tuple[str, str]] | None = None) -> None:
         self._clock = clock or SystemClock()
         self.tables = Tables(self._clock.now_ms, ledger=ledger)
+        self.blobs = MemoryBlobs(self._clock.now_ms)
         self._lock = threading.Lock()
         self._bells = Bells()
         self._channels: dict[str, list[_Subscription]] = {}

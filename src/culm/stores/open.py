@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
-from culm.store import FullStore
+from culm.store import Blobs, FullStore, KeepsBlobs
 
 REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 SCHEMES = ("memory", "sqlite", *REDIS)
@@ -44,6 +44,17 @@ def open_store(url: str) -> FullStore:
     from culm.stores.sqlite.address import open_sqlite
 
     return open_sqlite(url)
+
+
+def open_blobs(store: FullStore, folder: Path | None) -> Blobs:
+    """Where large payloads lie: in that folder, else in the store. Raises ConfigError: it cannot be, or the store has no place for them."""
+    if folder is not None:
+        from culm.stores.folder_blobs import FolderBlobs
+
+        return FolderBlobs(folder)
+    if not isinstance(store, KeepsBlobs):
+        raise ConfigError(f"the store {store} has no place for large payloads; give Offload a folder that all workers share")
+    return store.blobs
 
 
 def settled(url: str) -> str:

@@ -41,7 +41,7 @@ class Call(Struct, frozen=True, array_like=True, tag=1):
     memory: int | None  # bytes of data that the process may have
     delivery: Delivery
     args: bytes
-    events: dict[str, list[Event]]
+    events: dict[str, list[tuple[str, bytes]]]  # key and value
 
 
 class News(Struct, frozen=True, array_like=True, tag=2):
@@ -112,7 +112,7 @@ class Child:
             _limit(call.memory)
             task = find_task(call)
             attempt = self._attempt = Attempt(call.delivery, call.delivery.job, task.app)
-            attempt.events = {topic: [ReadEvent(e) for e in events] for topic, events in call.events.items()}
+            attempt.events = {topic: [ReadEvent(key, value, task.app.kinds) for key, value in some] for topic, some in call.events.items()}
             enter(attempt)
             args, kwargs = task.signature.decode_call(call.args)
             value = task.fn(*args, **kwargs)

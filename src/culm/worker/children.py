@@ -97,7 +97,7 @@ class _Process:
 
 
 def _call(attempt: Attempt, task: AnyTask, args: bytes) -> Call:
-    events = {topic: [e.event for e in some] for topic, some in attempt.events.items()}
+    events = {topic: [(e.key, e.raw) for e in some] for topic, some in attempt.events.items()}
     return Call(sys.path, _module(task), task.app.url, task.memory, attempt.delivery, args, events)
 
 

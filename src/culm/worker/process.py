@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from culm.errors import CulmError
+from culm.logs import JobFields, LogFormat, formatter
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -27,9 +28,12 @@ MOST_LEAKED = 20  # threads that go on after their jobs timed out: then another 
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 
 
-def log_to_stderr() -> None:
-    """Plain lines: time, level, message."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def log_to_stderr(kind: LogFormat) -> None:
+    """Lines that say which job they belong to, whichever logger they come from."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(JobFields())
+    handler.setFormatter(formatter(kind))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def tune() -> None:

@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from msgspec.structs import replace
 
@@ -21,14 +21,17 @@ from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt, Effects
 from culm.errors import StoreFull, StoreUnavailable
-from culm.job import Delivery
+from culm.job import PLAIN, Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.tally import Tally
+from culm.worker.wrapped import Wrapped
 
 log = logging.getLogger("culm.worker")
+
+End: TypeAlias = Callable[[Attempt, Outcome], None]
 
 STALE_SCANS = 5  # scans without an end, before the buffer is given back
 FULL_PAUSE_MS = 5_000  # a job that a full store could not take the end of runs again after so long
@@ -38,6 +41,9 @@ STUBBORN_S = 5.0  # a task that goes on although it was cancelled is cancelled a
 class Slots:
     """Runs deliveries, at most `concurrency` at once.
 
+    Args:
+        watch: makes of what is called with each attempt's end what is called instead; that must not raise.
+
     Attributes:
         done: attempts that ended.
         hungry: told whenever the buffer runs low.
@@ -46,13 +52,14 @@ class Slots:
     def __init__(
         self,
         app: App,
-        runner: Runner,
+        runner: Runner | Wrapped,
         gatherer: Gatherer,
         *,
         concurrency: int,
         tally: Tally,
         hungry: Callable[[], None],
         board: Board | None = None,
+        watch: Callable[[End], End] | None = None,
     ) -> None:
         self._app = app
         self.tally = tally
@@ -73,7 +80,7 @@ class Slots:
         self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
         self.fenced = 0
         self._closing = False
-        self._end = self._ended
+        self._end = self._ended if watch is None else watch(self._ended)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -138,7 +145,8 @@ class Slots:
             commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
         else:
             commit = _with_effects(attempt, attempt.effects, outcome)
-        self._post(commit, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        then = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+        self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer
@@ -164,19 +172,23 @@ class Slots:
 
     def _refused(self, commit: Commit, fence: Held, answer: Answer) -> None:
         if isinstance(answer, StoreFull) and not isinstance(commit.outcome, Released):
-            log.error("commit.failed: job %s: %s; it runs again later", fence.job_id, answer)
+            log.error("commit.failed: job %s: %s; it runs again later", fence.job_id, answer, extra={"job_id": fence.job_id})
             self._post(Commit(fence=fence, outcome=Released(FULL_PAUSE_MS), keep_ms=commit.keep_ms))
         elif isinstance(answer, Exception):  # the store cannot write this one, ever
-            log.error("commit.failed: job %s: %r", fence.job_id, answer)
+            log.error("commit.failed: job %s: %r", fence.job_id, answer, extra={"job_id": fence.job_id})
             if not isinstance(commit.outcome, Failed):
                 self._post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
         elif answer == "conflict":
-            log.error("commit.conflict: job %s sent an id that another task has, or a step that another run recorded", fence.job_id)
+            log.error(
+                "commit.conflict: job %s sent an id that another task has, or a step that another run recorded",
+                fence.job_id,
+                extra={"job_id": fence.job_id},
+            )
             # What it sent cannot be; end it without, or it would conflict for ever.
             self._post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
             self.fenced += 1
-            log.warning("commit.fenced: job %s: another worker has it", fence.job_id)
+            log.warning("commit.fenced: job %s: another worker has it", fence.job_id, extra={"job_id": fence.job_id})
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -184,7 +196,6 @@ class Slots:
         """Stop the attempts whose time is over. Called a few times a second: cheaper than a timer per job."""
         for attempt in list(self.running):
             if not attempt.ends_at:
-                attempt.began = now
                 left_ms = decide.time_left_ms(attempt.delivery)
                 attempt.ends_at = float("inf") if left_ms is None else now + left_ms / 1000
                 if self._board is not None:

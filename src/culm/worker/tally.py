@@ -91,5 +91,5 @@ class Tally:
 
 
 def longest(running: Sequence[Attempt], now: float) -> tuple[tuple[str, int], ...]:
-    """Of attempts in the order in which they began, those that have run longest: job and ms. What no scan has met is not named yet."""
-    return tuple((a.job.id, round((now - a.began) * 1000)) for a in islice(running, MOST_SHOWN) if a.began)
+    """Of attempts in the order in which they began, those that have run longest: job and ms."""
+    return tuple((a.job.id, max(0, round((now - a.began) * 1000))) for a in islice(running, MOST_SHOWN) if a.began)

@@ -22,8 +22,12 @@ from culm.batch import Gatherer
 from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
+from culm.middleware import Middleware
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
+from culm.telemetry.address import parse_address
+from culm.telemetry.measured import Measured
+from culm.telemetry.meter import Meter
 from culm.worker.board import Board
 from culm.worker.cancels import hear_cancels
 from culm.worker.children import Children
@@ -35,15 +39,18 @@ from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
+from culm.worker.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from culm.app import App
+    from culm.telemetry.prometheus import Endpoint
 
 log = logging.getLogger("culm.worker")
 
 SCAN_S = 0.05  # how exactly timeouts are kept
 NEWS_S = 0.25  # between two publications of progress
 SWEEP_S = 10.0
+PAYLOADS_EVERY = 6  # rounds of that
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -60,6 +67,7 @@ class WorkerOptions(TypedDict, total=False):
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
     children: int  # processes for runs_in="process" tasks, at once; the number of processors
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
+    metrics: str | None  # HOST:PORT on this machine where Prometheus may ask
 
 
 class Worker:
@@ -82,6 +90,7 @@ class Worker:
         stuck_after: Seconds | None = None,
         children: int | None = None,
         heart: Literal["thread", "loop"] = "thread",
+        metrics: str | None = None,
     ) -> None:
         self.name = f"worker-{app.new_id()}"
         self._app = app
@@ -100,6 +109,9 @@ class Worker:
         self._most_children = children if children is None else _concurrency(children, "children")
         self.leash: Leash | None = None  # set before it starts
         self._board: Board | None = None
+        self._metrics = None if metrics is None else parse_address(metrics)
+        self._endpoint: Endpoint | None = None
+        self.meter: Meter | None = None  # what it counts, if it serves metrics
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ticked = 0.0
@@ -122,25 +134,32 @@ class Worker:
         if self._started_ms:
             self.name = f"worker-{app.new_id()}"  # anew: the store remembers the batches and leases of the old name
         store = self._store = app.store
-        self._hurry = asyncio.Event()
+        app.payloads.ready()
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
-        self._gatherer = Gatherer(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._threads = Threads()
-        self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
+        now = time.monotonic if self._heart_kind == "thread" else loop.time
+        meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
+        seam = store if meter is None else Measured(store, meter)
+        self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
+        self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         self._children = Children(self._most_children)
-        runner = Runner(app.tasks, store, self._threads, self._children, app.rng)
+        runner = Runner(app.tasks, store, app.payloads, self._threads, self._children, app.rng, now)
+        wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
         leash = self.leash
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
         self._slots = Slots(
             app,
-            runner,
+            Wrapped(runner, wraps) if wraps else runner,
             self._gatherer,
             concurrency=self._concurrency,
             tally=Tally(self.queues),
             hungry=self._claimer.hungry,
             board=self._board,
+            watch=None if meter is None else meter.around,
         )
+        self._endpoint = None if meter is None else self._serve(meter)
+        self._hurry = asyncio.Event()
         self._loop = loop
         if self._board is not None:
             self._claimer.claiming = self._board.claiming
@@ -170,6 +189,7 @@ class Worker:
             await self._slots.drain(self._grace_s, self._hurry)
             self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
             await self._gatherer.flush()
+            await self._app.payloads.settle()
         finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
             for task in self._tasks:
                 task.cancel()
@@ -181,6 +201,9 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
             await self._heart.stopped()
+        if self._endpoint is not None:
+            await self._endpoint.close()
+            self._endpoint = None
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
     def hurry(self) -> None:
@@ -207,6 +230,25 @@ class Worker:
     def failed(self) -> BaseException | None:
         """What ended the claimer, which nothing should."""
         return self._claiming.exception() if self._claiming.done() and not self._claiming.cancelled() else None
+
+    @property
+    def metrics(self) -> str | None:
+        """HOST:PORT where they are served; None: they are not."""
+        return None if self._endpoint is None else str(self._endpoint.address)
+
+    def _serve(self, meter: Meter) -> Endpoint:
+        try:
+            from culm.telemetry.prometheus import Endpoint
+        except ImportError:
+            raise ConfigError("metrics need a package that is not installed; run: pip install 'culm[prometheus]'") from None
+        assert self._metrics is not None
+        slots, threads = self._slots, self._threads
+        gauges = [
+            ("culm_running_jobs", "Attempts that run now.", lambda: float(len(slots.running))),
+            ("culm_concurrency", "Attempts that may run at once.", lambda: float(slots.concurrency)),
+            ("culm_leaked_threads", "Threads that go on although the outcome of their job is written.", lambda: float(threads.leaked)),
+        ]
+        return Endpoint(self._metrics, meter, self._store, gauges)
 
     # -- the body of its heart; called from the heart's thread ----------------------------------------------------------------
 
@@ -280,12 +322,20 @@ class Worker:
                 await _or_warn(self._store.publish(hints), "progress")
 
     async def _sweep(self) -> None:
+        rounds = 0
         while True:
             await asyncio.sleep(SWEEP_S * (0.5 + self._app.rng.random()))
             await _or_warn(self._sweep_all(), "sweep")
+            if rounds % PAYLOADS_EVERY == 0:
+                await _or_warn(self._sweep_payloads(), "sweep")
+            rounds += 1
 
     async def _sweep_all(self) -> None:
         while await self._store.sweep(limit=1_000):
+            await asyncio.sleep(0)
+
+    async def _sweep_payloads(self) -> None:
+        while await self._app.payloads.sweep():
             await asyncio.sleep(0)
 
 

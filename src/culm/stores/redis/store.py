@@ -39,6 +39,7 @@ from culm.store import (
 )
 from culm.stores.redis import reads, wire
 from culm.stores.redis.address import LAYOUT, Address
+from culm.stores.redis.blobs import RedisBlobs
 from culm.stores.redis.connection import Reply
 from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
@@ -96,6 +97,7 @@ class RedisStore:
         self._prefix = address.prefix
         self._ledger = "1" if address.ledger else ""
         self._leases = Leases()
+        self.blobs = RedisBlobs(lambda: self._here().link, self._prefix, self.now)
         self._server: Server | None = None
         self._ends: dict[asyncio.AbstractEventLoop, _Ends] = {}
         self._latest: _Ends | None = None  # nearly every call comes from one loop

@@ -283,3 +283,30 @@ SELECT name, due FROM (
         )
     ) AS due FROM queues WHERE paused = 0 AND name IN (SELECT value FROM json_each(?))
 ) WHERE due IS NOT NULL
+
+-- name: make_blobs  () made at the first use of blobs; a file without them is of the same schema
+CREATE TABLE IF NOT EXISTS blobs (
+    job_id TEXT NOT NULL, digest TEXT NOT NULL, look_at INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE (job_id, digest)
+)
+
+-- name: make_blobs_by_look  ()
+CREATE INDEX IF NOT EXISTS blobs_by_look ON blobs (look_at)
+
+-- name: has_blobs  () -> a row, if the table is there
+SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blobs'
+
+-- name: put_blob  (job id, digest, when to look, bytes)
+INSERT INTO blobs (job_id, digest, look_at, data) VALUES (?, ?, ?, ?)
+ON CONFLICT (job_id, digest) DO UPDATE SET look_at = excluded.look_at, data = excluded.data
+
+-- name: blob  (job id, digest) -> bytes
+SELECT data FROM blobs WHERE job_id = ? AND digest = ?
+
+-- name: drop_blob  (job id, digest)
+DELETE FROM blobs WHERE job_id = ? AND digest = ?
+
+-- name: overdue_blobs  (now, limit) -> job id, digest
+SELECT job_id, digest FROM blobs WHERE look_at <= ? ORDER BY look_at LIMIT ?
+
+-- name: look_again  (when, job id, digest)
+UPDATE blobs SET look_at = ? WHERE job_id = ? AND digest = ?

@@ -37,6 +37,7 @@ from culm.store import (
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
+from culm.stores.sqlite.blobs import SqliteBlobs
 from culm.stores.sqlite.commits import Commits
 from culm.stores.sqlite.desk import Desk
 from culm.stores.sqlite.file import SCHEMA, Reserve, connect, connect_to_write, prepare
@@ -88,6 +89,7 @@ class SqliteStore:
         reading, watching = (Line(self.path, lambda: connect(self.path, durability)) for _ in range(2))
         self._writes = Desk(writing, begin="IMMEDIATE", begun=begun, done=self._written)
         self._reads = Desk(reading, begin="DEFERRED")
+        self.blobs = SqliteBlobs(self._writes, self._reads, self._now)
         self._watch = Watch(watching, self._bells, self._now, self._seen)
         tell_of_forks(self)
 
