@@ -6,13 +6,13 @@ from culm.commit import Trigger
 from culm.job import Job
 from culm.outcome import Failed, Fault, Lost, Retried, Succeeded
 from culm.store import Absent, Pending
-from culm.testing.conformance.bench import LEASE_MS, Bench, expect
+from culm.testing.conformance.bench import LEASE_MS, Bench, by_id, expect
 from culm.testing.conformance.suite import case
 
 
 async def dead(bench: Bench, *ids: str) -> None:
     await bench.send(*(Job(id=i, task="t") for i in ids))
-    for n, delivery in enumerate(await bench.claim()):
+    for n, delivery in enumerate(by_id(await bench.claim())):
         await bench.finish(delivery, Lost("x") if n % 2 else Failed(Fault("E")))
 
 
@@ -36,10 +36,10 @@ async def a_replayed_job_is_claimable_now_with_its_attempts_from_zero(bench: Ben
 @case
 async def replay_counts_dead_letters_only_and_each_once(bench: Bench) -> None:
     await dead(bench, "a", "b")
-    await bench.send(Job(id="open", task="t"), Job(id="ok", task="t", priority=9))
-    expect(await bench.claim_ids(limit=1), ["ok"])
-    await bench.send(Job(id="done", task="t", priority=9))
-    (done,) = await bench.claim(limit=1)
+    await bench.send(Job(id="open", task="t"), Job(id="ok", task="t", queue="other"))
+    expect(await bench.claim_ids("other"), ["ok"])
+    await bench.send(Job(id="done", task="t", queue="other"))
+    (done,) = await bench.claim("other")
     await bench.finish(done, Succeeded())
     expect(await bench.store.replay(["a", "b", "a", "open", "ok", "done", "never"]), 2)
     expect(await bench.store.replay(["a", "b"]), 0, "they are dead no more")

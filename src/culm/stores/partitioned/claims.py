@@ -1,0 +1,239 @@
+"""Claims go round the partitions: each call takes some in turn, and all of them before it says that there is no more.
+
+Rule 1: a claim that returns less than its limit has asked every partition that is not away. Rule 2: the reply of a partition may be
+lost or late while the others answer; then the same lease is asked again there before any new one, and what it granted comes with
+a later claim. Rule 3: the outbox is claimed along, and never leaves here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from culm.commit import Commit, Held
+from culm.errors import StoreError, StoreUnavailable
+from culm.job import Delivery
+from culm.outcome import Released
+from culm.store import Claimed, ClaimOrder
+from culm.stores.partitioned.outbox import Outbox
+from culm.stores.partitioned.partition import Partition
+from culm.stores.partitioned.place import OUTBOX, Place, place_of_job
+
+ASK_S = 1.0  # a partition that takes longer does not hold up what the others granted
+STALE_S = 0.05  # a partition that was not asked for so long may have something
+LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
+MOST_CLAIMERS = 1_000  # of this process, remembered
+
+Asked: TypeAlias = "asyncio.Task[Claimed | StoreError]"
+
+
+class Question:
+    """One claim, as each partition is asked."""
+
+    __slots__ = ("for_ms", "lease", "limit", "order", "queues")
+
+    def __init__(self, queues: Sequence[str], lease: str, limit: int, for_ms: int, order: ClaimOrder) -> None:
+        self.queues = (*queues, OUTBOX)
+        self.lease = lease
+        self.limit = limit
+        self.for_ms = for_ms
+        self.order = order
+
+
+class Claimer:
+    """What this process knows of one claimer."""
+
+    def __init__(self) -> None:
+        self.lease = ""  # its last
+        self.granted: dict[tuple[Place, str], None] = {}  # by whom, and under which name of it
+        self.owed: dict[Place, str] = {}  # a lease whose reply is missing
+        self.late: dict[Place, Asked] = {}
+        self.due_at: dict[Place, float | None] = {}  # by the loop's clock; None: nothing is known to come
+        self.asked_at: dict[Place, float] = {}
+        self.first: Place = 0  # to be asked next
+        self.queues: Sequence[str] = ()  # of `due_at`
+
+    def may_have(self, place: Place, now: float) -> bool:
+        due = self.due_at.get(place)
+        return (due is not None and due <= now) or now - self.asked_at.get(place, 0.0) > STALE_S
+
+
+class Round:
+    """One call of `claim` under way."""
+
+    def __init__(self, partitions: Sequence[Partition], outbox: Outbox, me: Claimer, asked: Question) -> None:
+        self._partitions = partitions
+        self._outbox = outbox
+        self._me = me
+        self._asked = asked
+        self._loop = asyncio.get_running_loop()
+        self._times: dict[Place, int] = {}  # how often each was asked
+        self.found: list[Delivery] = []
+        self.answered = 0
+        self.failed: StoreError | None = None
+
+    # -- which --------------------------------------------------------------------------------------------------------------
+
+    def left(self) -> int:
+        return self._asked.limit - len(self.found)
+
+    def _up(self) -> list[Place]:
+        """Those to ask, in turn."""
+        n, me = len(self._partitions), self._me
+        places = [(me.first + i) % n for i in range(n)]
+        return [p for p in places if p not in me.late and not self._partitions[p].is_away()]
+
+    async def run(self) -> None:
+        me = self._me
+        await self._collect()
+        up, now = self._up(), self._loop.time()
+        likely = [p for p in up if me.may_have(p, now)]
+        some = (likely or up)[: max(1, self._asked.limit // LEAST_SHARE)]
+        if some:
+            me.first = (some[-1] + 1) % len(self._partitions)
+        for places in (some, [p for p in likely if p not in some], [p for p in up if p not in some and p not in likely]):
+            if self.left() > 0:
+                await self._share(places)
+        while self.left() > 0:
+            now, before = self._loop.time(), len(self.found)
+            more = [p for p in self._up() if (due := me.due_at.get(p)) is not None and due <= now]
+            touched = await self._share(more)
+            if not more or (len(self.found) == before and not touched):
+                break
+
+    # -- asking -------------------------------------------------------------------------------------------------------------
+
+    async def _share(self, places: Sequence[Place]) -> bool:
+        """Ask them for what is left. True: the outbox has moved something meanwhile."""
+        left, touched = self.left(), False
+        if len(places) > left:
+            touched = await self._ask([(p, 1) for p in places[:left]])
+            places = places[left:] if self.left() > 0 else ()
+            return await self._ask([(p, 1) for p in places]) or touched
+        shares = [(p, left // len(places) + (i < left % len(places))) for i, p in enumerate(places)]
+        return await self._ask(shares)
+
+    async def _ask(self, shares: Sequence[tuple[Place, int]]) -> bool:
+        if not shares:
+            return False
+        me, now = self._me, self._loop.time()
+        tasks = {place: self._loop.create_task(self._ask_one(place, limit)) for place, limit in shares}
+        me.late.update(tasks)  # until they have answered: also when this call is cancelled
+        await asyncio.wait(tasks.values(), timeout=ASK_S)
+        touched: set[Place] = set()
+        for place, task in tasks.items():
+            me.asked_at[place] = now
+            if task.done():
+                del me.late[place]
+                touched |= await self._take(place, task.result())
+        for place in touched:
+            me.due_at[place] = now
+        return bool(touched)
+
+    def _lease(self, place: Place) -> str:
+        """A partition takes the same lease for the same claim: asked once more, it needs another one."""
+        times = self._times[place] = self._times.get(place, 0) + 1
+        if times == 1:
+            return self._asked.lease
+        claimer, _, number = self._asked.lease.rpartition("/")
+        return f"{claimer}/{times}/{number}"
+
+    async def _ask_one(self, place: Place, limit: int) -> Claimed | StoreError:
+        me, partition, q = self._me, self._partitions[place], self._asked
+        lease = me.owed.get(place) or self._lease(place)
+        try:
+            store = await partition.store()
+            claimed = await partition.ask(store.claim(q.queues, lease=lease, limit=limit, for_ms=q.for_ms, order=q.order))
+        except StoreUnavailable as e:
+            me.owed[place] = lease
+            return e
+        except StoreError as e:
+            return e
+        me.owed.pop(place, None)
+        return claimed
+
+    async def _take(self, place: Place, answer: Claimed | StoreError) -> set[Place]:
+        if isinstance(answer, StoreError):
+            self.failed = answer
+            return set()
+        me = self._me
+        self.answered += 1
+        if answer.deliveries:
+            me.granted[place, answer.deliveries[0].lease] = None
+        me.due_at[place] = None if answer.next_ms is None else self._loop.time() + answer.next_ms / 1000
+        own = [d for d in answer.deliveries if d.job.queue == OUTBOX]
+        self.found += [d for d in answer.deliveries if d.job.queue != OUTBOX] if own else answer.deliveries
+        try:
+            return await self._outbox.run(place, own)
+        except StoreUnavailable:
+            return set()  # its lease runs out
+
+    async def _collect(self) -> None:
+        """What was granted too late for the claim that asked for it."""
+        me = self._me
+        for place, task in list(me.late.items()):
+            if task.done():
+                del me.late[place]
+                await self._take(place, task.result())
+
+    async def again(self) -> None:
+        """What the lease still holds, from those that granted something under it. Raises StoreUnavailable."""
+        q = self._asked
+        for place, lease in list(self._me.granted):
+            partition = self._partitions[place]
+            store = await partition.store()
+            claimed = await partition.ask(store.claim(q.queues, lease=lease, limit=1, for_ms=q.for_ms, order=q.order))
+            await self._take(place, claimed)
+
+    async def give_back(self) -> None:
+        """What is more than the limit: partitions were asked for one each, and more of them had one than expected."""
+        surplus, self.found = self.found[self._asked.limit :], self.found[: self._asked.limit]
+        for d in surplus:
+            partition = self._partitions[place_of_job(d.job.id, len(self._partitions))]
+            back, client = Commit(fence=Held(d.job.id, d.lease), outcome=Released()), f"{d.lease} {d.job.id}"
+            try:
+                await partition.ask((await partition.store()).commit([back], batch=(client, 1)))
+            except StoreUnavailable:
+                self.found.append(d)
+
+    def next_ms(self) -> int | None:
+        now, me = self._loop.time(), self._me
+        known = [max(0, round((due - now) * 1000)) for due in me.due_at.values() if due is not None]
+        known += [ms for p in self._partitions if (ms := p.back_in_ms()) is not None]
+        return min(known, default=None)
+
+
+class Claims:
+    def __init__(self, partitions: Sequence[Partition], outbox: Outbox) -> None:
+        self._partitions = partitions
+        self._outbox = outbox
+        self._claimers: dict[str, Claimer] = {}
+
+    async def claim(self, asked: Question) -> Claimed:
+        """Raises StoreUnavailable: no partition answered. Asking again with the lease is safe."""
+        me = self._known(asked.lease.rpartition("/")[0])
+        if me.queues != asked.queues:
+            me.queues, me.due_at = asked.queues, {}
+        round_ = Round(self._partitions, self._outbox, me, asked)
+        if me.lease == asked.lease and me.granted:  # the reply was lost, somewhere above
+            await round_.again()
+            return Claimed(round_.found, 0)
+        me.lease, me.granted = asked.lease, {}
+        await round_.run()
+        if not round_.answered and not round_.found:
+            raise round_.failed or self._nobody()
+        if round_.left() < 0:
+            await round_.give_back()
+        return Claimed(round_.found, round_.next_ms())
+
+    def _known(self, name: str) -> Claimer:
+        me = self._claimers.pop(name, None) or Claimer()
+        self._claimers[name] = me  # the latest last
+        if len(self._claimers) > MOST_CLAIMERS:
+            del self._claimers[next(iter(self._claimers))]
+        return me
+
+    def _nobody(self) -> StoreError:
+        errors = [p.error for p in self._partitions if p.error is not None]
+        return errors[0] if errors else StoreUnavailable("no partition answered in time")

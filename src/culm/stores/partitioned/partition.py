@@ -1,0 +1,100 @@
+"""One partition: a store that remembers which partition it is, and that may be away for a while without stopping the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from culm.commit import Commit
+from culm.errors import ConfigError, StoreUnavailable
+from culm.job import Job
+from culm.store import FullStore
+from culm.stores.partitioned.place import MARK, MARKS, Place
+
+log = logging.getLogger("culm.partitions")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+T = TypeVar("T")
+
+
+class Partition:
+    """Args: place: its number, from 0. count: of how many."""
+
+    def __init__(self, store: FullStore, place: Place, count: int) -> None:
+        self._store = store
+        self.place = place
+        self._mark = f"partition {place} of {count}, crc32"
+        self._checked = False
+        self._away_until = 0.0
+        self._pause_s = 0.0  # 0: it answered last time
+        self.error: StoreUnavailable | None = None  # the last one, while it is away
+
+    def __str__(self) -> str:
+        return f"partition {self.place} ({self._store})"
+
+    async def store(self) -> FullStore:
+        """The store, which is the right one. Raises ConfigError, StoreUnavailable."""
+        if not self._checked:
+            await self.ask(self._check())
+            self._checked = True
+        return self._store
+
+    async def _check(self) -> None:
+        """The first to come writes down which partition this is: a job that nobody can claim, whose task says so."""
+        store = self._store
+        known = await store.job(MARK)
+        if known is None and await store.jobs(limit=1) and (known := await store.job(MARK)) is None:
+            raise ConfigError(f"{store} has jobs already, but is no partition; give a new place, or the address that it had before")
+        if known is None:
+            mark = Job(id=MARK, task=self._mark, queue=MARKS, after_ms=None)
+            await store.commit([Commit(send=(mark,))], batch=(f"mark-{uuid.uuid4().hex}", 1))
+            known = await store.job(MARK)
+        if known is not None and known.task != self._mark:
+            raise ConfigError(
+                f"{store} is {known.task}, and was opened as {self._mark}; "
+                "the number and the order of partitions are fixed: give the address as it was when the data was new"
+            )
+
+    # -- being away -----------------------------------------------------------------------------------------------------------
+
+    def is_away(self) -> bool:
+        """It did not answer a moment ago: leave it for now."""
+        return self._pause_s > 0 and time.monotonic() < self._away_until
+
+    def refuse_while_away(self) -> None:
+        """Raises the error for which it is left for now."""
+        if self.is_away() and self.error is not None:
+            raise self.error
+
+    def back_in_ms(self) -> int | None:
+        """How long to leave it; None: it is not away."""
+        return None if not self._pause_s else max(1, round((self._away_until - time.monotonic()) * 1000))
+
+    async def ask(self, question: Coroutine[Any, Any, T], *, within_s: float | None = None) -> T:
+        """The answer; notices whether there is one. Raises what the store raises, and names the partition."""
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await question
+        except TimeoutError:
+            raise self._went(StoreUnavailable(f"no answer within {within_s:g} s")) from None
+        except StoreUnavailable as e:
+            raise self._went(e) from e
+        if self._pause_s:
+            log.info("partition.back: %s", self)
+            self._pause_s, self.error = 0.0, None
+        return answer
+
+    def _went(self, error: StoreUnavailable) -> StoreUnavailable:
+        if not self._pause_s:
+            log.warning("partition.away: %s: %s", self, error)
+        self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+        self._away_until = time.monotonic() + self._pause_s
+        self.error = StoreUnavailable(f"partition {self.place}: {error}")
+        return self.error
+
+    async def close(self) -> None:
+        await self._store.close()
