@@ -6,7 +6,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conformance.histories import histories_of
-from tests.conformance.stores import EACH, Opener
+from tests.conformance.stores import SUBJECTS, Subject
 
 # Histories in which these did not happen often enough prove nothing.
 WANTED = {
@@ -16,8 +16,8 @@ WANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("opener", EACH)
-def test_a_store_lives_every_history_as_the_specification_does(opener: Opener) -> None:  # I1..I20
-    machine = histories_of(opener)
+@pytest.mark.parametrize("subject", [s.param() for s in SUBJECTS])
+def test_a_store_lives_every_history_as_the_specification_does(subject: Subject) -> None:  # I1..I20
+    machine = histories_of(subject)
     run_state_machine_as_test(machine)
     assert {what: n for what, n in WANTED.items() if machine.saw[what] < n} == {}, dict(machine.saw)

@@ -45,7 +45,7 @@ class Claimer:
     """What this process knows of one claimer."""
 
     def __init__(self) -> None:
-        self.lease = ""  # its last
+        self.lease = ""  # the last that was granted something
         self.granted: dict[tuple[Place, str], None] = {}  # by whom, and under which name of it
         self.owed: dict[Place, str] = {}  # a lease whose reply is missing
         self.late: dict[Place, Asked] = {}
@@ -70,6 +70,7 @@ class Round:
         self._loop = asyncio.get_running_loop()
         self._times: dict[Place, int] = {}  # how often each was asked
         self.found: list[Delivery] = []
+        self.granted: dict[tuple[Place, str], None] = {}
         self.answered = 0
         self.failed: StoreError | None = None
 
@@ -160,7 +161,7 @@ class Round:
         me = self._me
         self.answered += 1
         if answer.deliveries:
-            me.granted[place, answer.deliveries[0].lease] = None
+            self.granted[place, answer.deliveries[0].lease] = None
         me.due_at[place] = None if answer.next_ms is None else self._loop.time() + answer.next_ms / 1000
         own = [d for d in answer.deliveries if d.job.queue == OUTBOX]
         self.found += [d for d in answer.deliveries if d.job.queue != OUTBOX] if own else answer.deliveries
@@ -219,8 +220,9 @@ class Claims:
         if me.lease == asked.lease and me.granted:  # the reply was lost, somewhere above
             await round_.again()
             return Claimed(round_.found, 0)
-        me.lease, me.granted = asked.lease, {}
         await round_.run()
+        if round_.granted:
+            me.lease, me.granted = asked.lease, round_.granted
         if not round_.answered and not round_.found:
             raise round_.failed or self._nobody()
         if round_.left() < 0:

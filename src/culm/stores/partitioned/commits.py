@@ -62,20 +62,21 @@ class Commits:
 
     async def _plan(self, commits: Sequence[Commit], batch: BatchId) -> list[Planned]:
         client, number = batch
-        known = self._plans.pop(client, None)
+        known = self._plans.get(client)
         if known is not None and known[0] == number:
-            plans = known[1]
-        else:
-            plans = [self._planned(c, f"{client}/{number}/{n}") for n, c in enumerate(commits)]
-            crossing = [n for n, p in enumerate(plans) if p.split.outbox]
-            if crossing:
-                refused = await asyncio.gather(*(self._conflicts(plans[n].split) for n in crossing))
-                for n, conflicts in zip(crossing, refused, strict=True):
-                    if conflicts:
-                        plans[n] = _refused(commits[n], plans[n].split)
-        self._plans[client] = (number, plans)  # the latest last
-        if len(self._plans) > MOST_CLIENTS:
-            del self._plans[next(iter(self._plans))]
+            return known[1]
+        plans = [self._planned(c, f"{client}/{number}/{n}") for n, c in enumerate(commits)]
+        crossing = [n for n, p in enumerate(plans) if p.split.outbox]
+        if crossing:
+            refused = await asyncio.gather(*(self._conflicts(plans[n].split) for n in crossing))
+            for n, conflicts in zip(crossing, refused, strict=True):
+                if conflicts:
+                    plans[n] = _refused(commits[n], plans[n].split)
+        if known is None or known[0] < number:
+            self._plans.pop(client, None)
+            self._plans[client] = (number, plans)  # the latest last
+            if len(self._plans) > MOST_CLIENTS:
+                del self._plans[next(iter(self._plans))]
         return plans
 
     def _planned(self, c: Commit, name: str) -> Planned:
