@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
 from culm.store import FullStore
+from culm.stores.partitioned.address import partition_addresses
 
 REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 SCHEMES = ("memory", "sqlite", *REDIS)
@@ -17,10 +18,14 @@ SCHEMES = ("memory", "sqlite", *REDIS)
 
 def open_store(url: str) -> FullStore:
     """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`
-    (docs/redis.md has the others).
+    (docs/redis.md has the others, docs/partitions.md those of several stores).
 
     Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
     """
+    if (parts := partition_addresses(url)) is not None:
+        from culm.stores.partitioned.store import PartitionedStore
+
+        return PartitionedStore([open_store(part) for part in parts])
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in SCHEMES:
         near = difflib.get_close_matches(scheme, SCHEMES, n=1)
@@ -48,6 +53,8 @@ def open_store(url: str) -> FullStore:
 
 def settled(url: str) -> str:
     """The address as it stays true when the process changes its working directory."""
+    if "|" in url:
+        return "|".join(settled(part) for part in url.split("|"))
     if not url.startswith("sqlite:///"):
         return url
     from culm.stores.sqlite.address import file_of
@@ -58,6 +65,8 @@ def settled(url: str) -> str:
 
 def missing_file(url: str) -> Path | None:
     """The file of that store, if there is none yet: whoever only reads should not make it. Raises ConfigError."""
+    if "|" in url:
+        return next((path for part in url.split("|") if (path := missing_file(part)) is not None), None)
     if not url.startswith("sqlite:"):
         return None
     from culm.stores.sqlite.address import file_of
@@ -77,6 +86,8 @@ def default_url() -> str:
 
 def masked(url: str) -> str:
     """The address without its password, fit for logs and errors."""
+    if "|" in url:
+        return "|".join(masked(part) for part in url.split("|"))
     try:
         parts = urlsplit(url)
         password = parts.password

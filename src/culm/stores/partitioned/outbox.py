@@ -25,7 +25,7 @@ log = logging.getLogger("culm.partitions")
 
 AT_ONCE_S = 1.0  # the committing process waits so long for a delivery; then it is somebody's who claims
 SETTLE_AT_ONCE = 100
-SETTLE_MS = 30_000
+SETTLE_MS = 5_000  # doing it twice is harmless: others need not wait for long
 NEWER_MS = 60_000  # until a newer worker may have come
 LONGEST_RETRY_MS = 30_000
 

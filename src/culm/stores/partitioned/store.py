@@ -30,13 +30,13 @@ from culm.store import (
     Subscription,
     WorkerInfo,
 )
+from culm.stores.partitioned.address import MOST_PARTITIONS
 from culm.stores.partitioned.claims import Claims, Question
 from culm.stores.partitioned.commits import Commits
 from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, RESERVED, Place, place_of, place_of_job
 
-MOST_PARTITIONS = 1_024
 T = TypeVar("T")
 
 
