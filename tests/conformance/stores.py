@@ -15,6 +15,7 @@ from culm.store import FullStore
 from culm.stores.memory import MemoryStore
 from culm.stores.partitioned.store import PartitionedStore
 from culm.stores.redis.address import parse
+from culm.stores.redis.cluster import Cluster, partition_of
 from culm.stores.redis.store import RedisStore
 from culm.stores.sqlite.store import SqliteStore
 from culm.testing.conformance import EVERY_FEATURE, Feature
@@ -53,6 +54,13 @@ def namespaces(_: Path, clock: Clock) -> FullStore:
     return PartitionedStore([RedisStore(parse(f"{url}-{n}"), clock=clock) for n in range(3)])
 
 
+def cluster(_: Path, clock: Clock) -> FullStore:
+    """Partitions of a cluster of three masters."""
+    address = parse(servers.cluster().url(partitions=4))
+    shared = Cluster(address)
+    return PartitionedStore([RedisStore(partition_of(address, n), clock=clock, cluster=shared) for n in range(4)], waiter=shared)
+
+
 class Subject(Struct, frozen=True):
     """A store that the suite runs over, and what it has."""
 
@@ -75,4 +83,5 @@ SUBJECTS = (
     Subject("partitions", partitions, PARTED),
     Subject("files", files, PARTED),
     Subject("namespaces", namespaces, PARTED, server=True),
+    Subject("cluster", cluster, PARTED, server=True),
 )

@@ -6,13 +6,17 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
 from culm.store import FullStore
 from culm.stores.partitioned.address import partition_addresses
 
-REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+if TYPE_CHECKING:
+    from culm.stores.redis.address import Address
+
+REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 SCHEMES = ("memory", "sqlite", *REDIS)
 
 
@@ -45,10 +49,20 @@ def open_store(url: str) -> FullStore:
         from culm.stores.redis.address import parse
         from culm.stores.redis.store import RedisStore
 
-        return RedisStore(parse(url))
+        address = parse(url)
+        return _cluster(address) if address.partitions else RedisStore(address)
     from culm.stores.sqlite.address import open_sqlite
 
     return open_sqlite(url)
+
+
+def _cluster(address: Address) -> FullStore:
+    from culm.stores.partitioned.store import PartitionedStore
+    from culm.stores.redis.cluster import Cluster, partition_of
+    from culm.stores.redis.store import RedisStore
+
+    cluster = Cluster(address)
+    return PartitionedStore([RedisStore(partition_of(address, n), cluster=cluster) for n in range(address.partitions)], waiter=cluster)
 
 
 def settled(url: str) -> str:

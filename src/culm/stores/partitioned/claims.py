@@ -103,6 +103,11 @@ class Round:
             if not more or (len(self.found) == before and not touched):
                 break
 
+    async def run_at(self, places: set[Place]) -> bool:
+        """Ask these alone. True: they had something, and no more of them than was asked for."""
+        await self._share([p for p in self._up() if p in places])
+        return 0 < len(self.found) <= self._asked.limit
+
     # -- asking -------------------------------------------------------------------------------------------------------------
 
     async def _share(self, places: Sequence[Place]) -> bool:
@@ -210,6 +215,11 @@ class Claims:
         self._partitions = partitions
         self._outbox = outbox
         self._claimers: dict[str, Claimer] = {}
+        self._rung: set[Place] = set()
+
+    def rung(self, places: set[Place]) -> None:
+        """Something was sent there: the next claim begins with them, and returns what they have before it looks further."""
+        self._rung |= places
 
     async def claim(self, asked: Question) -> Claimed:
         """Raises StoreUnavailable: no partition answered. Asking again with the lease is safe."""
@@ -220,6 +230,10 @@ class Claims:
         if me.lease == asked.lease and me.granted:  # the reply was lost, somewhere above
             await round_.again()
             return Claimed(round_.found, 0)
+        rung, self._rung = self._rung, set()
+        if rung and await round_.run_at(rung):
+            me.lease, me.granted = asked.lease, round_.granted
+            return Claimed(round_.found, 0)  # the others were not asked: there may be more
         await round_.run()
         if round_.granted:
             me.lease, me.granted = asked.lease, round_.granted

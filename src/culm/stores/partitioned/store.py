@@ -36,6 +36,7 @@ from culm.stores.partitioned.commits import Commits
 from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, RESERVED, Place, place_of, place_of_job
+from culm.stores.partitioned.waits import EachWaits, Waiter
 
 T = TypeVar("T")
 
@@ -45,12 +46,13 @@ class PartitionedStore:
 
     Args:
         stores: the partitions, in the order that they will always have.
+        waiter: waits for work in all of them at once; None: each waits.
 
     Raises:
         ConfigError: there are none; at first use: one of them is no partition, or another one.
     """
 
-    def __init__(self, stores: Sequence[FullStore]) -> None:
+    def __init__(self, stores: Sequence[FullStore], *, waiter: Waiter | None = None) -> None:
         if not 1 <= len(stores) <= MOST_PARTITIONS:
             raise ConfigError(f"a store is made of 1 to {MOST_PARTITIONS:,} partitions, got {len(stores)}")
         self._partitions = [Partition(store, place, len(stores)) for place, store in enumerate(stores)]
@@ -58,6 +60,7 @@ class PartitionedStore:
         outbox = self._outbox = Outbox(self._partitions)
         self._commits = Commits(self._partitions, outbox)
         self._claims = Claims(self._partitions, outbox)
+        self._waiter = waiter or EachWaits(self._partitions)
         self._first = stores[0]
 
     def __str__(self) -> str:
@@ -121,23 +124,7 @@ class PartitionedStore:
         return states
 
     async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
-        """Until the first of them has something."""
-        asked = [asyncio.ensure_future(self._at(p.place, lambda store: store.wait((*queues, OUTBOX), for_ms=for_ms)))
-                 for p in self._partitions if not p.is_away()]  # fmt: skip
-        if not asked:
-            await asyncio.sleep(for_ms / 1000)
-            return
-        try:
-            pending = set(asked)
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                if any(task.exception() is None for task in done):
-                    return
-            await asked[0]
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+        self._claims.rung(await self._waiter.wait((*queues, OUTBOX), for_ms=for_ms))
 
     # -- Hints --------------------------------------------------------------------------------------------------------------
 

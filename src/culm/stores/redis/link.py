@@ -49,6 +49,7 @@ class Link:
         self._scripts = scripts(address.prefix)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
+        self.server: Server | None = None
         self._spare: list[Connection] = []
         self._open: set[Connection] = set()
         self._guard: asyncio.TimerHandle | None = None
@@ -148,7 +149,7 @@ class Link:
             except BaseException:
                 connection.close()
                 raise
-            self._main, self._counted_at = connection, 0.0
+            self._main, self._counted_at, self.server = connection, 0.0, server
             self._pace.met(number=server.client, clients=server.clients)
             self._connected(server)
             return connection

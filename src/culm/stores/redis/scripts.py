@@ -44,12 +44,23 @@ class Script:
 _PREFIXED = re.compile(r"\bP \.\. '([^']*)'")
 
 
+_RING = re.compile(r"call\('ZADD', P \.\. 'm:' \.\. (.+?), '0', '1'\)")
+_MARKER_ONLY = re.compile(r"^.*-- marker only$", re.MULTILINE)
+
+
 @cache
-def scripts(prefix: str) -> dict[str, Script]:
-    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it."""
+def scripts(prefix: str, *, messages: bool = False) -> dict[str, Script]:
+    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it.
+
+    Args:
+        messages: a wake-up is a message on a channel, heard by all who wait, and no marker, which one of them takes.
+    """
 
     def text(name: str) -> str:
         parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
-        return f"local P = '{prefix}'\n" + _PREFIXED.sub(lambda match: f"'{prefix}{match[1]}'", "\n".join(parts))
+        whole = "\n".join(parts)
+        if messages:
+            whole = _RING.sub(r"call('PUBLISH', P .. 'm:' .. \1, '')", _MARKER_ONLY.sub("", whole))
+        return f"local P = '{prefix}'\n" + _PREFIXED.sub(lambda match: f"'{prefix}{match[1]}'", whole)
 
     return {name: Script(text(name)) for name in _NEEDS}

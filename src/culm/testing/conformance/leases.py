@@ -162,7 +162,7 @@ async def only_a_retry_consumes_an_attempt(bench: Bench) -> None:  # I8
     expect(attempts, [1, 1, 1, 1, 2, 2, 3])
 
 
-@case
+@case_needing("order")
 async def a_job_that_was_given_back_has_its_old_place_in_the_line(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t"))
     a = await bench.take("a")
