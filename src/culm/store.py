@@ -12,7 +12,7 @@ A store may be used from any event loop. It raises only StoreUnavailable (it may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
@@ -213,6 +213,19 @@ class Admin(Protocol):
     async def close(self) -> None:
         """Finish what was asked and let everything go. Safe to repeat."""
         ...
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """A store of which a part may be away while the others answer."""
+
+    def lane(self, commit: Commit) -> int:
+        """Commits of different lanes need not wait for each other's answers; those of one lane keep their order."""
+        ...
+
+
+class LanedStore(Store, Laned, Protocol):
+    """A store whose commits are gathered for each lane apart."""
 
 
 class FullStore(Store, Hints, Reader, Admin, Protocol):

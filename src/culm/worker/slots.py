@@ -17,11 +17,12 @@ from msgspec.structs import replace
 
 from culm import decide
 from culm.app import App
-from culm.batch import Answer, Gatherer
+from culm.batch import Answer
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt, Effects
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import Delivery
+from culm.lanes import Gathering
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.runner import NOTHING, Runner
@@ -41,7 +42,7 @@ class Slots:
         hungry: told whenever the buffer runs low.
     """
 
-    def __init__(self, app: App, runner: Runner, gatherer: Gatherer, *, concurrency: int, hungry: Callable[[], None]) -> None:
+    def __init__(self, app: App, runner: Runner, gatherer: Gathering, *, concurrency: int, hungry: Callable[[], None]) -> None:
         self._app = app
         self._gatherer = gatherer
         self._post = gatherer.post

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
 import msgspec
 
-from culm.batch import Gatherer
 from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
+from culm.lanes import gathering
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.worker.claimer import Claimer
@@ -114,7 +114,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
-        self._gatherer = Gatherer(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
+        self._gatherer = gathering(store, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._threads = Threads()
         self._claimer = Claimer(store, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         runner = Runner(app.tasks, store, self._threads, app.rng)

@@ -20,7 +20,8 @@ from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, Place, place_of_job
 
-ASK_S = 1.0  # a partition that takes longer does not hold up what the others granted
+ASK_S = 1.0  # a partition that takes longer does not hold up the others
+BRIEFLY_S = 0.1  # nor so long, when they granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
 MOST_CLAIMERS = 1_000  # of this process, remembered
@@ -68,6 +69,7 @@ class Round:
         self._me = me
         self._asked = asked
         self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
         self._times: dict[Place, int] = {}  # how often each was asked
         self.found: list[Delivery] = []
         self.granted: dict[tuple[Place, str], None] = {}
@@ -126,7 +128,7 @@ class Round:
         me, now = self._me, self._loop.time()
         tasks = {place: self._loop.create_task(self._ask_one(place, limit)) for place, limit in shares}
         me.late.update(tasks)  # until they have answered: also when this call is cancelled
-        await asyncio.wait(tasks.values(), timeout=ASK_S)
+        await self._wait_for(list(tasks.values()))
         touched: set[Place] = set()
         for place, task in tasks.items():
             me.asked_at[place] = now
@@ -136,6 +138,15 @@ class Round:
         for place in touched:
             me.due_at[place] = now
         return bool(touched)
+
+    async def _wait_for(self, tasks: Sequence[Asked]) -> None:
+        """Not long for the last when others have brought something; and for all that one claim asks, no longer than ASK_S."""
+        _, late = await asyncio.wait(tasks, timeout=min(BRIEFLY_S, self._left_s()))
+        if late and not self.found and not any(_has_deliveries(task) for task in tasks):
+            await asyncio.wait(late, timeout=self._left_s())
+
+    def _left_s(self) -> float:
+        return max(0.0, self._began_at + ASK_S - self._loop.time())
 
     def _lease(self, place: Place) -> str:
         """A partition takes the same lease for the same claim: asked once more, it needs another one."""
@@ -195,19 +206,33 @@ class Round:
     async def give_back(self) -> None:
         """What is more than the limit: partitions were asked for one each, and more of them had one than expected."""
         surplus, self.found = self.found[self._asked.limit :], self.found[: self._asked.limit]
-        for d in surplus:
-            partition = self._partitions[place_of_job(d.job.id, len(self._partitions))]
-            back, client = Commit(fence=Held(d.job.id, d.lease), outcome=Released()), f"{d.lease} {d.job.id}"
-            try:
-                await partition.ask((await partition.store()).commit([back], batch=(client, 1)))
-            except StoreUnavailable:
-                self.found.append(d)
+        given = await asyncio.gather(*(self._give_back(d) for d in surplus))
+        self.found += [d for d, gone in zip(surplus, given, strict=True) if not gone]
+
+    async def _give_back(self, d: Delivery) -> bool:
+        """False: it could not be; then the claimer has more than it asked for."""
+        partition = self._partitions[place_of_job(d.job.id, len(self._partitions))]
+        back = [Commit(fence=Held(d.job.id, d.lease), outcome=Released())]
+        try:
+            partition.refuse_while_away()
+            store = await partition.store()
+            await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)), within_s=BRIEFLY_S)
+        except StoreUnavailable:
+            return False
+        return True
 
     def next_ms(self) -> int | None:
         now, me = self._loop.time(), self._me
         known = [max(0, round((due - now) * 1000)) for due in me.due_at.values() if due is not None]
         known += [ms for p in self._partitions if (ms := p.back_in_ms()) is not None]
         return min(known, default=None)
+
+
+def _has_deliveries(task: Asked) -> bool:
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        return False
+    answer = task.result()
+    return not isinstance(answer, StoreError) and bool(answer.deliveries)
 
 
 class Claims:

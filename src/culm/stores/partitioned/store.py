@@ -99,6 +99,13 @@ class PartitionedStore:
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         return await self._commits.commit(commits, batch=batch)
 
+    def lane(self, commit: Commit) -> int:
+        """The partition that applies it; -1: several do."""
+        if commit.fence is not None:
+            return self._place(commit.fence.job_id)
+        places = {*(self._place(job.id) for job in commit.send), *(self._place(job_id) for job_id in commit.cancel)}
+        return places.pop() if len(places) == 1 else -1
+
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._claims.claim(Question(queues, lease, limit, for_ms, order))
 

@@ -40,7 +40,7 @@ class Masters:
         self.loop = asyncio.get_running_loop()
         self._links: dict[Place, Link] = {}
         self._owners: list[Place | None] = [None] * SLOTS
-        self._is_stale = True
+        self._suspects: set[Place] = set()  # they did not answer, or are masters no more
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self.closed = False
@@ -57,7 +57,7 @@ class Masters:
                 connection = await link.connection()
                 found = [await future for future in [connection.ask(*commands[n]) for n in left]]
             except StoreUnavailable:
-                self._is_stale = True
+                self._suspect(slot)
                 raise
             moved = []
             for n, reply in zip(left, found, strict=True):
@@ -77,11 +77,12 @@ class Masters:
         if found is None:
             if wants_another_server(str(error)):
                 asked.close("leads to a server that takes no writes")
-            self._is_stale = self._is_stale or "CLUSTERDOWN" in str(error) or wants_another_server(str(error))
+                self._suspect(slot)
             return False
         place = (found[2] or self._address.host, int(found[3]))
         if found[1] == "MOVED":
-            self._owners[slot], self._is_stale = place, True
+            self._suspect(slot)
+            self._owners[slot] = place
             return True
         connection = await self._link(place).connection()
         connection.ask("ASKING")
@@ -89,13 +90,19 @@ class Masters:
         return False
 
     async def link_of(self, slot: int) -> Link:
-        if self._is_stale:
-            await self._refresh()
         place = self._owners[slot]
+        if place is None or place in self._suspects:
+            await self._refresh()
+            place = self._owners[slot]
         if place is None:
-            self._is_stale = True
             raise StoreUnavailable(f"{self._address}: no master has slot {slot} now")
         return self._link(place)
+
+    def _suspect(self, slot: int) -> None:
+        """Its master is not what it was: the map is asked for before it is asked again. Others go on."""
+        place = self._owners[slot]
+        if place is not None:
+            self._suspects.add(place)
 
     def _link(self, place: Place) -> Link:
         link = self._links.get(place)
@@ -122,7 +129,8 @@ class Masters:
             for first, last, master, *_ in rows:
                 place = (master[0].decode() or asked[0], int(master[1]))
                 owners[int(first) : int(last) + 1] = [place] * (int(last) + 1 - int(first))
-            self._owners, self._is_stale = owners, False
+            self._owners = owners
+            self._suspects.clear()
             for gone in self._links.keys() - set(owners):
                 self._links.pop(gone).close()
         finally:
@@ -157,15 +165,17 @@ class Masters:
     # -- subscriptions: what one node hears, all of them do ---------------------------------------------------------------------
 
     async def open(self, news: Callable[[list[Any]], None] | None = None) -> Connection:
-        if self._is_stale:
+        places = {place for place in self._owners if place is not None} - self._suspects
+        if not places:
             await self._refresh()
-        places = [place for place in set(self._owners) if place is not None]
+            places = {place for place in self._owners if place is not None}
         if not places:
             raise StoreUnavailable(f"{self._address} has no master now")
+        place = self._rng.choice(sorted(places))
         try:
-            return await self._link(self._rng.choice(sorted(places))).open(news)
+            return await self._link(place).open(news)
         except StoreUnavailable:
-            self._is_stale = True
+            self._suspects.add(place)
             raise
 
     async def spread(self) -> None:

@@ -71,7 +71,7 @@ def _refuse_mode(info: dict[str, str], address: Address) -> None:
     clustered = info.get("cluster_enabled") == "1"
     if clustered and not address.clustered:
         raise ConfigError(
-            f"{address} is a node of a Redis Cluster; say redis+cluster://host:port,host:port/?partitions=64, with some of its nodes"
+            f"{address} is a node of a Redis Cluster; name some of its nodes: redis+cluster://host:port,host:port/?partitions=64"
         )
     if address.clustered and not clustered:
         raise no_cluster(str(address))
