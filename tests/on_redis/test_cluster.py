@@ -109,7 +109,7 @@ async def test_a_dead_masters_partitions_resume_and_the_others_never_stop(
         record_property(
             "said",
             f"failed over after {failed_over_at - killed_at:.1f} s, resumed {resumed_at - failed_over_at:.1f} s later; the others went on "
-            f"(20 jobs sent and run within {others_s:.1f} s); lost {len(lost)} of {len(before)} acknowledged by the dead (asynchronous replicas)",
+            f"(20 jobs sent and run within {others_s:.1f} s); lost {len(lost)} of {len(before)} acknowledged by the dead",
         )
 
 
@@ -240,5 +240,5 @@ async def test_a_cluster_with_another_number_of_partitions_is_refused() -> None:
     await store.close()
     other = open_store(url.replace("partitions=4", "partitions=8"))
     with pytest.raises(ConfigError, match="is partition 0 of 4, crc32, and was opened as partition 0 of 8"):
-        await other.job(next(f"a{n}" for n in range(100) if place_of(f"a{n}", 8) == 0))
+        await other.job("a0")
     await other.close()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from culm.commit import Commit
-from culm.errors import ConfigError, StoreUnavailable
-from culm.job import Job
+from culm.errors import StoreUnavailable
 from culm.store import FullStore
-from culm.stores.partitioned.place import MARK, MARKS, Place
+from culm.stores.partitioned.marks import Marks
+from culm.stores.partitioned.place import Place
 
 log = logging.getLogger("culm.partitions")
 
@@ -22,13 +20,12 @@ T = TypeVar("T")
 
 
 class Partition:
-    """Args: place: its number, from 0. count: of how many."""
+    """Args: place: its number, from 0. marks: of all of them."""
 
-    def __init__(self, store: FullStore, place: Place, count: int) -> None:
+    def __init__(self, store: FullStore, place: Place, marks: Marks) -> None:
         self._store = store
         self.place = place
-        self._mark = f"partition {place} of {count}, crc32"
-        self._checked = False
+        self._marks = marks
         self._away_until = 0.0
         self._pause_s = 0.0  # 0: it answered last time
         self.error: StoreUnavailable | None = None  # the last one, while it is away
@@ -38,26 +35,9 @@ class Partition:
 
     async def store(self) -> FullStore:
         """The store, which is the right one. Raises ConfigError, StoreUnavailable."""
-        if not self._checked:
-            await self.ask(self._check())
-            self._checked = True
+        if self.place not in self._marks:
+            await self.ask(self._marks.check(self.place))
         return self._store
-
-    async def _check(self) -> None:
-        """The first to come writes down which partition this is: a job that nobody can claim, whose task says so."""
-        store = self._store
-        known = await store.job(MARK)
-        if known is None and await store.jobs(limit=1) and (known := await store.job(MARK)) is None:
-            raise ConfigError(f"{store} has jobs already, but is no partition; give a new place, or the address that it had before")
-        if known is None:
-            mark = Job(id=MARK, task=self._mark, queue=MARKS, after_ms=None)
-            await store.commit([Commit(send=(mark,))], batch=(f"mark-{uuid.uuid4().hex}", 1))
-            known = await store.job(MARK)
-        if known is not None and known.task != self._mark:
-            raise ConfigError(
-                f"{store} is {known.task}, and was opened as {self._mark}; "
-                "the number and the order of partitions are fixed: give the address as it was when the data was new"
-            )
 
     # -- being away -----------------------------------------------------------------------------------------------------------
 

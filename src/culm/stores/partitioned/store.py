@@ -33,6 +33,7 @@ from culm.store import (
 from culm.stores.partitioned.address import MOST_PARTITIONS
 from culm.stores.partitioned.claims import Claims, Question
 from culm.stores.partitioned.commits import Commits
+from culm.stores.partitioned.marks import Marks
 from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, RESERVED, Place, place_of, place_of_job
@@ -55,7 +56,8 @@ class PartitionedStore:
     def __init__(self, stores: Sequence[FullStore], *, waiter: Waiter | None = None) -> None:
         if not 1 <= len(stores) <= MOST_PARTITIONS:
             raise ConfigError(f"a store is made of 1 to {MOST_PARTITIONS:,} partitions, got {len(stores)}")
-        self._partitions = [Partition(store, place, len(stores)) for place, store in enumerate(stores)]
+        self._marks = marks = Marks(stores)
+        self._partitions = [Partition(store, place, marks) for place, store in enumerate(stores)]
         self._count = len(stores)
         outbox = self._outbox = Outbox(self._partitions)
         self._commits = Commits(self._partitions, outbox)
@@ -107,6 +109,7 @@ class PartitionedStore:
         return places.pop() if len(places) == 1 else -1
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        await self._marks.open()
         return await self._claims.claim(Question(queues, lease, limit, for_ms, order))
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -22,7 +22,7 @@ from culm.stores.redis.address import Address
 from culm.stores.redis.connection import Reply, value
 from culm.stores.redis.masters import SLOTS, Masters
 from culm.stores.redis.news import News
-from culm.stores.redis.scripts import scripts
+from culm.stores.redis.scripts import Scripts
 from culm.stores.redis.server import Server
 from culm.stores.redis.wire import Word
 
@@ -127,7 +127,7 @@ class SlotLink:
         self._here = here
         self._prefix = address.prefix
         self._slot = slot_of(address.prefix)
-        self._scripts = scripts(address.prefix, messages=True)
+        self._scripts = Scripts(address.prefix, messages=True)
         self.loop = here.masters.loop
         self.server: Server | None = None
         here.users.add(self)

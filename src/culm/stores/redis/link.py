@@ -19,7 +19,7 @@ from culm.stores.redis.address import Address, Place
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
 from culm.stores.redis.pace import Pace
-from culm.stores.redis.scripts import scripts
+from culm.stores.redis.scripts import Scripts
 from culm.stores.redis.sentinel import Sentinels
 from culm.stores.redis.server import Server, clients_in, inspect
 from culm.stores.redis.wire import Word
@@ -46,7 +46,7 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._scripts = scripts(address.prefix)
+        self._scripts = Scripts(address.prefix)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
