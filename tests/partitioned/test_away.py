@@ -153,6 +153,24 @@ def test_a_slow_partition_holds_up_no_claim_and_what_it_grants_comes_with_the_ne
     run(test())
 
 
+def test_what_a_slow_partition_granted_is_returned_once_although_the_claim_was_repeated() -> None:
+    async def test() -> None:
+        world = World()
+        await world.send(IDS[1])
+        for partition in world.partitions:
+            partition.slow = asyncio.Event()
+        with pytest.raises(StoreUnavailable, match=r"^no partition answered in time$"):
+            await world.store.claim(["default"], lease="w/900", limit=10, for_ms=LEASE_MS)
+        for partition in world.partitions:
+            assert partition.slow is not None
+            partition.slow.set()
+        await asyncio.sleep(0)
+        claimed = await world.store.claim(["default"], lease="w/900", limit=10, for_ms=LEASE_MS)
+        assert [d.job.id for d in claimed.deliveries] == [IDS[1]]
+
+    run(test())
+
+
 def test_a_claim_fails_when_no_partition_answers() -> None:
     async def test() -> None:
         world = World()

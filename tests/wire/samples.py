@@ -8,6 +8,7 @@ from culm.commit import Event, Held, Record, Trigger
 from culm.job import Delivery, Job, RetrySpec
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Released, Retried, Snoozed, Succeeded, Suspended
 from culm.store import Hint, WorkerInfo
+from culm.stores.partitioned.crossing import BODY, Body, Parcel
 
 MINIMAL = Job(id="r", task="t")
 FULL = Job(
@@ -28,6 +29,9 @@ FULL = Job(
     reply_to="calls/1",
     headers={"traceparent": "00-ab"},
 )
+
+WAITS = Trigger("r~join", "", (("open", 1),), 1)
+PARCEL = Parcel(3, (MINIMAL,), (Event("", "said", "x"),), (WAITS,), (Record("r", 3, b"\x07"),), ("q",))
 
 SAMPLES: dict[str, Struct] = {
     "job-minimal": MINIMAL,
@@ -51,5 +55,8 @@ SAMPLES: dict[str, Struct] = {
     "record": Record("r", 3, b"\x07"),
     "held": Held("r", "w/1"),
     "worker": WorkerInfo("w1", "host", 7, ("a", "b"), ("t", "u"), 8, 3, 99, 1_700_000_000_000),
+    "parcel": PARCEL,
+    "crossing": Body(BODY, (Parcel(0, cancel=("q",)),)),
+    "relay": Body(BODY, (PARCEL,), WAITS),
     "hint": Hint("calls/1", "progress", "r", b"\x92\x01\x02"),
 }

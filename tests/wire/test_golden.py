@@ -13,10 +13,11 @@ from culm.errors import StoreError
 from culm.job import WIRE, Delivery, Job, as_delivered, decode_job, encode_job
 from culm.outcome import Final, NotFinal, Outcome, decode_outcome, encode_outcome
 from culm.store import Hint, WorkerInfo
+from culm.stores.partitioned.crossing import Body, Parcel
 from tests.wire.samples import FULL, MINIMAL, SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
-TYPES = (Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Hint, *get_args(Final), *get_args(NotFinal))
+TYPES = (Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Hint, Parcel, Body, *get_args(Final), *get_args(NotFinal))
 
 
 def golden(name: str) -> bytes:

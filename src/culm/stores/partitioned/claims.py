@@ -52,6 +52,7 @@ class Claimer:
         self.late: dict[Place, Asked] = {}
         self.due_at: dict[Place, float | None] = {}  # by the loop's clock; None: nothing is known to come
         self.asked_at: dict[Place, float] = {}
+        self.names: dict[Place, tuple[str, int]] = {}  # the claim for which each was asked last, and how often: also if that was repeated
         self.first: Place = 0  # to be asked next
         self.queues: Sequence[str] = ()  # of `due_at`
 
@@ -70,7 +71,6 @@ class Round:
         self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
-        self._times: dict[Place, int] = {}  # how often each was asked
         self.found: list[Delivery] = []
         self.granted: dict[tuple[Place, str], None] = {}
         self.answered = 0
@@ -149,8 +149,10 @@ class Round:
         return max(0.0, self._began_at + ASK_S - self._loop.time())
 
     def _lease(self, place: Place) -> str:
-        """A partition takes the same lease for the same claim: asked once more, it needs another one."""
-        times = self._times[place] = self._times.get(place, 0) + 1
+        """A partition takes the same lease for the same claim, and repeats its answer: asked once more, it needs another one."""
+        lease, times = self._me.names.get(place, ("", 0))
+        times = times + 1 if lease == self._asked.lease else 1
+        self._me.names[place] = (self._asked.lease, times)
         if times == 1:
             return self._asked.lease
         claimer, _, number = self._asked.lease.rpartition("/")
@@ -216,7 +218,7 @@ class Round:
         try:
             partition.refuse_while_away()
             store = await partition.store()
-            await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)), within_s=BRIEFLY_S)
+            await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)))
         except StoreUnavailable:
             return False
         return True
