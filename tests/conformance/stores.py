@@ -21,6 +21,7 @@ from culm.stores.sqlite.store import SqliteStore
 from culm.testing.conformance import EVERY_FEATURE, Feature
 from tests import servers
 
+PATIENCE_S = 20.0  # a busy machine is no slow partition
 Opener: TypeAlias = Callable[[Path, Clock], FullStore]
 
 
@@ -37,28 +38,30 @@ def redis(_: Path, clock: Clock) -> FullStore:
 
 
 def one_partition(_: Path, clock: Clock) -> FullStore:
-    return PartitionedStore([MemoryStore(clock)])
+    return PartitionedStore([MemoryStore(clock)], patience_s=PATIENCE_S)
 
 
 def partitions(_: Path, clock: Clock) -> FullStore:
-    return PartitionedStore([MemoryStore(clock) for _ in range(3)])
+    return PartitionedStore([MemoryStore(clock) for _ in range(3)], patience_s=PATIENCE_S)
 
 
 def files(path: Path, clock: Clock) -> FullStore:
-    return PartitionedStore([SqliteStore(path / f"{n}.db", clock=clock, durability="relaxed") for n in range(3)])
+    return PartitionedStore([SqliteStore(path / f"{n}.db", clock=clock, durability="relaxed") for n in range(3)], patience_s=PATIENCE_S)
 
 
 def namespaces(_: Path, clock: Clock) -> FullStore:
     """Partitions of one server."""
     url = servers.redis().url
-    return PartitionedStore([RedisStore(parse(f"{url}-{n}"), clock=clock) for n in range(3)])
+    return PartitionedStore([RedisStore(parse(f"{url}-{n}"), clock=clock) for n in range(3)], patience_s=PATIENCE_S)
 
 
 def cluster(_: Path, clock: Clock) -> FullStore:
     """Partitions of a cluster of three masters."""
     address = parse(servers.cluster().url(partitions=4))
     shared = Cluster(address)
-    return PartitionedStore([RedisStore(partition_of(address, n), clock=clock, cluster=shared) for n in range(4)], waiter=shared)
+    return PartitionedStore(
+        [RedisStore(partition_of(address, n), clock=clock, cluster=shared) for n in range(4)], waiter=shared, patience_s=PATIENCE_S
+    )
 
 
 class Subject(Struct, frozen=True):
@@ -69,8 +72,9 @@ class Subject(Struct, frozen=True):
     features: tuple[Feature, ...] = EVERY_FEATURE
     server: bool = False  # it starts one
 
-    def param(self, *more: object, name: str = "") -> ParameterSet:
-        return pytest.param(self, *more, id=name or self.name, marks=[pytest.mark.server] if self.server else [])
+    def param(self, *more: object, name: str = "", slow: bool = False) -> ParameterSet:
+        marks = [*([pytest.mark.server] if self.server else []), *([pytest.mark.slow] if slow else [])]
+        return pytest.param(self, *more, id=name or self.name, marks=marks)
 
 
 PARTED: tuple[Feature, ...] = ("hints", "wakes")

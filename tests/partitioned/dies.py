@@ -27,13 +27,13 @@ IDLE_MS = 4_000  # longer than a lease and the outbox's grace
 def mortal(when: str, nth: int) -> None:
     deliver, done = Outbox.deliver, 0
 
-    async def dying(self: Outbox, outbox: str, parcels: Sequence[Parcel], *, within_s: float | None = None) -> list[str]:
+    async def dying(self: Outbox, outbox: str, parcels: Sequence[Parcel]) -> list[str]:
         nonlocal done
         done += 1
         mine = done == nth
         if when == "before" and mine:
             os.kill(os.getpid(), signal.SIGKILL)
-        conflicts = await deliver(self, outbox, parcels, within_s=within_s)
+        conflicts = await deliver(self, outbox, parcels)
         if when == "after" and mine:
             os.kill(os.getpid(), signal.SIGKILL)
         return conflicts

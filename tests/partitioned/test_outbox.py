@@ -76,8 +76,8 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same outbox, whose deliveries have a new number each."""
     deliver, counted = Outbox.deliver, count()
 
-    async def anew(self: Outbox, outbox: str, parcels: Sequence[Parcel], *, within_s: float | None = None) -> list[str]:
-        return await deliver(self, f"{outbox} {next(counted)}", parcels, within_s=within_s)
+    async def anew(self: Outbox, outbox: str, parcels: Sequence[Parcel]) -> list[str]:
+        return await deliver(self, f"{outbox} {next(counted)}", parcels)
 
     monkeypatch.setattr(Outbox, "deliver", anew)
 

@@ -20,8 +20,7 @@ from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, Place, place_of_job
 
-ASK_S = 1.0  # a partition that takes longer does not hold up the others
-BRIEFLY_S = 0.1  # nor so long, when they granted something
+BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
 MOST_CLAIMERS = 1_000  # of this process, remembered
@@ -71,8 +70,10 @@ class Round:
         self._asked = asked
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
+        self._patience_s = partitions[0].patience_s
         self.found: list[Delivery] = []
         self.granted: dict[tuple[Place, str], None] = {}
+        self._next_ms: dict[Place, int | None] = {}  # what the partitions that were asked have said
         self.answered = 0
         self.failed: StoreError | None = None
 
@@ -140,13 +141,13 @@ class Round:
         return bool(touched)
 
     async def _wait_for(self, tasks: Sequence[Asked]) -> None:
-        """Not long for the last when others have brought something; and for all that one claim asks, no longer than ASK_S."""
-        _, late = await asyncio.wait(tasks, timeout=min(BRIEFLY_S, self._left_s()))
+        """Not long for the last when others have brought something; and for all that one claim asks, no longer than its patience."""
+        _, late = await asyncio.wait(tasks, timeout=min(BRIEFLY * self._patience_s, self._left_s()))
         if late and not self.found and not any(_has_deliveries(task) for task in tasks):
             await asyncio.wait(late, timeout=self._left_s())
 
     def _left_s(self) -> float:
-        return max(0.0, self._began_at + ASK_S - self._loop.time())
+        return max(0.0, self._began_at + self._patience_s - self._loop.time())
 
     def _lease(self, place: Place) -> str:
         """A partition takes the same lease for the same claim, and repeats its answer: asked once more, it needs another one."""
@@ -181,6 +182,7 @@ class Round:
         if answer.deliveries:
             self.granted[place, answer.deliveries[0].lease] = None
         me.due_at[place] = None if answer.next_ms is None else self._loop.time() + answer.next_ms / 1000
+        self._next_ms[place] = answer.next_ms
         own = [d for d in answer.deliveries if d.job.queue == OUTBOX]
         self.found += [d for d in answer.deliveries if d.job.queue != OUTBOX] if own else answer.deliveries
         try:
@@ -225,7 +227,8 @@ class Round:
 
     def next_ms(self) -> int | None:
         now, me = self._loop.time(), self._me
-        known = [max(0, round((due - now) * 1000)) for due in me.due_at.values() if due is not None]
+        known = [ms for ms in self._next_ms.values() if ms is not None]
+        known += [max(0, round((due - now) * 1000)) for p, due in me.due_at.items() if due is not None and p not in self._next_ms]
         known += [ms for p in self._partitions if (ms := p.back_in_ms()) is not None]
         return min(known, default=None)
 

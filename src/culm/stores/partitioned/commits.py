@@ -18,7 +18,6 @@ from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import Place, place_of
 
-LOOK_S = 1.0
 MOST_CLIENTS = 1_000  # of this process, whose last batch is remembered
 
 
@@ -102,12 +101,12 @@ class Commits:
         if any(coming.setdefault(job.id, job.task) != job.task for job in parcel.send):
             return True
         ids = [*coming, *{t.job_id for t in parcel.triggers if t.job_id not in coming}]
-        views = await asyncio.gather(*(partition.ask(store.job(job_id), within_s=LOOK_S) for job_id in ids))
+        views = await asyncio.gather(*(partition.ask_soon(store.job(job_id)) for job_id in ids))
         if any(view.task != coming[job_id] if view and job_id in coming else not view and job_id not in coming
                for job_id, view in zip(ids, views, strict=True)):  # fmt: skip
             return True
         for record in parcel.records:
-            held = await partition.ask(store.records(record.flow, after=record.seq - 1, limit=1), within_s=LOOK_S)
+            held = await partition.ask_soon(store.records(record.flow, after=record.seq - 1, limit=1))
             if any(r.seq == record.seq and r.value != record.value for r in held):
                 return True
         return False

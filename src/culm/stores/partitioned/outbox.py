@@ -23,7 +23,6 @@ from culm.stores.partitioned.place import OUTBOX, Place, place_of, place_of_job
 
 log = logging.getLogger("culm.partitions")
 
-AT_ONCE_S = 1.0  # the committing process waits so long for a delivery; then it is somebody's who claims
 SETTLE_AT_ONCE = 100
 SETTLE_MS = 5_000  # doing it twice is harmless: others need not wait for long
 NEWER_MS = 60_000  # until a newer worker may have come
@@ -39,29 +38,29 @@ class Outbox:
 
     # -- delivering -----------------------------------------------------------------------------------------------------------
 
-    async def deliver(self, outbox: str, parcels: Sequence[Parcel], *, within_s: float | None = None) -> list[str]:
+    async def deliver(self, outbox: str, parcels: Sequence[Parcel]) -> list[str]:
         """Deliver all of it. Returns what conflicts, by name. Raises StoreUnavailable: some of it may be missing."""
-        found = await asyncio.gather(*(self._deliver(outbox, parcel, within_s) for parcel in parcels), return_exceptions=True)
+        found = await asyncio.gather(*(self._deliver(outbox, parcel) for parcel in parcels), return_exceptions=True)
         for one in found:
             if isinstance(one, BaseException):
                 raise one
         return [conflict for one in found if not isinstance(one, BaseException) for conflict in one]
 
-    async def _deliver(self, outbox: str, parcel: Parcel, within_s: float | None) -> list[str]:
+    async def _deliver(self, outbox: str, parcel: Parcel) -> list[str]:
         partition = self._partitions[parcel.place]
         partition.refuse_while_away()
         store = await partition.store()
-        (answer,) = await partition.ask(store.commit([parcel.commit()], batch=(outbox, 1)), within_s=within_s)
+        (answer,) = await partition.ask_soon(store.commit([parcel.commit()], batch=(outbox, 1)))
         if answer == "applied":
             return []
         each = parcel.each()
-        answers = await partition.ask(store.commit(each, batch=(outbox, 2)), within_s=within_s)
+        answers = await partition.ask_soon(store.commit(each, batch=(outbox, 2)))
         return [_named(commit) for commit, one in zip(each, answers, strict=True) if one != "applied"]
 
     async def deliver_at_once(self, outbox: str, parcels: Sequence[Parcel]) -> None:
         """By who committed it. What fails is left to who claims."""
         try:
-            conflicts = await self.deliver(outbox, parcels, within_s=AT_ONCE_S)
+            conflicts = await self.deliver(outbox, parcels)
         except StoreError as e:
             log.info("outbox.later: %s: %s", outbox, e)
             return

@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 
 class Partition:
-    """Args: place: its number, from 0. marks: of all of them."""
+    """Args: place: its number, from 0. marks: of all of them. patience_s: how long it may keep others waiting."""
 
-    def __init__(self, store: FullStore, place: Place, marks: Marks) -> None:
+    def __init__(self, store: FullStore, place: Place, marks: Marks, *, patience_s: float) -> None:
         self._store = store
+        self.patience_s = patience_s
         self.place = place
         self._marks = marks
         self._away_until = 0.0
@@ -54,13 +55,18 @@ class Partition:
         """How long to leave it; None: it is not away."""
         return None if not self._pause_s else max(1, round((self._away_until - time.monotonic()) * 1000))
 
-    async def ask(self, question: Coroutine[Any, Any, T], *, within_s: float | None = None) -> T:
+    async def ask_soon(self, question: Coroutine[Any, Any, T]) -> T:
+        """As `ask`, for what can do without an answer."""
+        try:
+            async with asyncio.timeout(self.patience_s):
+                return await self.ask(question)
+        except TimeoutError:
+            raise self._went(StoreUnavailable(f"no answer within {self.patience_s:g} s")) from None
+
+    async def ask(self, question: Coroutine[Any, Any, T]) -> T:
         """The answer; notices whether there is one. Raises what the store raises, and names the partition."""
         try:
-            async with asyncio.timeout(within_s):
-                answer = await question
-        except TimeoutError:
-            raise self._went(StoreUnavailable(f"no answer within {within_s:g} s")) from None
+            answer = await question
         except StoreUnavailable as e:
             raise self._went(e) from e
         if self._pause_s:

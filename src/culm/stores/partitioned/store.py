@@ -48,16 +48,17 @@ class PartitionedStore:
     Args:
         stores: the partitions, in the order that they will always have.
         waiter: waits for work in all of them at once; None: each waits.
+        patience_s: how long a partition that does not answer may hold up what needs it not.
 
     Raises:
         ConfigError: there are none; at first use: one of them is no partition, or another one.
     """
 
-    def __init__(self, stores: Sequence[FullStore], *, waiter: Waiter | None = None) -> None:
+    def __init__(self, stores: Sequence[FullStore], *, waiter: Waiter | None = None, patience_s: float = 1.0) -> None:
         if not 1 <= len(stores) <= MOST_PARTITIONS:
             raise ConfigError(f"a store is made of 1 to {MOST_PARTITIONS:,} partitions, got {len(stores)}")
         self._marks = marks = Marks(stores)
-        self._partitions = [Partition(store, place, marks) for place, store in enumerate(stores)]
+        self._partitions = [Partition(store, place, marks, patience_s=patience_s) for place, store in enumerate(stores)]
         self._count = len(stores)
         outbox = self._outbox = Outbox(self._partitions)
         self._commits = Commits(self._partitions, outbox)
