@@ -20,13 +20,14 @@ T = TypeVar("T")
 
 
 class Partition:
-    """Args: place: its number, from 0. marks: of all of them. patience_s: how long it may keep others waiting."""
+    """Args: place: its number, from 0. marks, said: of all of them. patience_s: how long it may keep others waiting."""
 
-    def __init__(self, store: FullStore, place: Place, marks: Marks, *, patience_s: float) -> None:
+    def __init__(self, store: FullStore, place: Place, marks: Marks, said: set[str], *, patience_s: float) -> None:
         self._store = store
         self.patience_s = patience_s
         self.place = place
         self._marks = marks
+        self._said = said  # why some are away: many may be for one reason
         self._away_until = 0.0
         self._pause_s = 0.0  # 0: it answered last time
         self.error: StoreUnavailable | None = None  # the last one, while it is away
@@ -71,12 +72,14 @@ class Partition:
             raise self._went(e) from e
         if self._pause_s:
             log.info("partition.back: %s", self)
+            self._said.clear()
             self._pause_s, self.error = 0.0, None
         return answer
 
     def _went(self, error: StoreUnavailable) -> StoreUnavailable:
         if not self._pause_s:
-            log.warning("partition.away: %s: %s", self, error)
+            log.log(logging.INFO if str(error) in self._said else logging.WARNING, "partition.away: %s: %s", self, error)
+            self._said.add(str(error))
         self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
         self._away_until = time.monotonic() + self._pause_s
         self.error = StoreUnavailable(f"partition {self.place}: {error}")

@@ -58,7 +58,8 @@ class PartitionedStore:
         if not 1 <= len(stores) <= MOST_PARTITIONS:
             raise ConfigError(f"a store is made of 1 to {MOST_PARTITIONS:,} partitions, got {len(stores)}")
         self._marks = marks = Marks(stores)
-        self._partitions = [Partition(store, place, marks, patience_s=patience_s) for place, store in enumerate(stores)]
+        said = set[str]()
+        self._partitions = [Partition(store, place, marks, said, patience_s=patience_s) for place, store in enumerate(stores)]
         self._count = len(stores)
         outbox = self._outbox = Outbox(self._partitions)
         self._commits = Commits(self._partitions, outbox)
