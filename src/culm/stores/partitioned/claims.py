@@ -8,6 +8,7 @@ a later claim. Rule 3: the outbox is claimed along, and never leaves here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -19,6 +20,8 @@ from culm.store import Claimed, ClaimOrder
 from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, Place, place_of_job
+
+log = logging.getLogger("culm.partitions")
 
 BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
@@ -187,8 +190,9 @@ class Round:
         self.found += [d for d in answer.deliveries if d.job.queue != OUTBOX] if own else answer.deliveries
         try:
             return await self._outbox.run(place, own)
-        except StoreUnavailable:
-            return set()  # its lease runs out
+        except StoreError as e:
+            log.info("outbox.later: %s", e)  # its lease runs out
+            return set()
 
     async def _collect(self) -> None:
         """What was granted too late for the claim that asked for it."""

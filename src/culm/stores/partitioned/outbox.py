@@ -26,7 +26,7 @@ log = logging.getLogger("culm.partitions")
 SETTLE_AT_ONCE = 100
 SETTLE_MS = 5_000  # doing it twice is harmless: others need not wait for long
 NEWER_MS = 60_000  # until a newer worker may have come
-LONGEST_RETRY_MS = 30_000
+LONGEST_RETRY_MS = 5_000
 
 
 class Outbox:
