@@ -153,6 +153,21 @@ def test_a_slow_partition_holds_up_no_claim_and_what_it_grants_comes_with_the_ne
     run(test())
 
 
+def test_a_wait_ends_when_a_slow_partition_has_answered() -> None:
+    async def test() -> None:
+        world = World()
+        await world.send(*IDS)
+        slow = world.partitions[1].slow = asyncio.Event()
+        assert await world.claim_ids() == {IDS[0], IDS[2]}
+        waiting = asyncio.create_task(world.store.wait(["default"], for_ms=60_000))
+        await asyncio.sleep(0)
+        slow.set()
+        await waiting
+        assert await world.claim_ids() == {IDS[1]}
+
+    run(test())
+
+
 def test_what_a_slow_partition_granted_is_returned_once_although_the_claim_was_repeated() -> None:
     async def test() -> None:
         world = World()

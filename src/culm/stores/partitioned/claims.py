@@ -251,6 +251,11 @@ class Claims:
         self._claimers: dict[str, Claimer] = {}
         self._rung: set[Place] = set()
 
+    def late(self) -> list[Asked]:
+        """What is still asked on this event loop: its answer may be work."""
+        loop = asyncio.get_running_loop()
+        return [task for me in self._claimers.values() for task in me.late.values() if task.get_loop() is loop]
+
     def rung(self, places: set[Place]) -> None:
         """Something was sent there: the next claim begins with them, and returns what they have before it looks further."""
         self._rung |= places

@@ -136,7 +136,13 @@ class PartitionedStore:
         return states
 
     async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
-        self._claims.rung(await self._waiter.wait((*queues, OUTBOX), for_ms=for_ms))
+        waiting = asyncio.ensure_future(self._waiter.wait((*queues, OUTBOX), for_ms=for_ms))
+        try:
+            await asyncio.wait([waiting, *self._claims.late()], return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                self._claims.rung(waiting.result())
+        finally:
+            waiting.cancel()
 
     # -- Hints --------------------------------------------------------------------------------------------------------------
 
