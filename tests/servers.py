@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,96 @@ def redis() -> RedisServer:
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return server
+
+
+class RedisCluster:
+    """Masters with as many slots each, and a replica for each of them if so asked.
+
+    Args:
+        timeout_ms: without a word from a node for so long, the others take it for dead.
+    """
+
+    def __init__(self, folder: Path, *, masters: int = 3, replicas: bool = True, timeout_ms: int = 1_500, **options: str) -> None:
+        folder.mkdir(exist_ok=True)
+        count = masters * (1 + replicas)
+        self.nodes = [self._node(folder / f"node-{n}", timeout_ms, options) for n in range(count)]
+        self.masters = self.nodes[:masters]
+        for node in self.nodes[1:]:
+            node.ask("CLUSTER", "MEET", HOST, str(self.nodes[0].port), str(self._bus_port(self.nodes[0])))
+        for n, master in enumerate(self.masters):
+            first, last = n * 16_384 // masters, (n + 1) * 16_384 // masters - 1
+            assert master.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == b"+OK"
+        self._until(lambda: all(len(self._known(node)) == count for node in self.nodes), "the nodes to meet")
+        for master, replica in zip(self.masters, self.nodes[masters:], strict=False):
+            self._until(lambda m=master, r=replica: r.ask("CLUSTER", "REPLICATE", self._id(m)) == b"+OK", "a replica to begin")  # type: ignore[misc]
+        self._until(self.is_ready, "the cluster")
+
+    @staticmethod
+    def _node(folder: Path, timeout_ms: int, options: dict[str, str]) -> RedisServer:
+        bus_port = str(free_port())
+        node = RedisServer(
+            folder,
+            cluster_enabled="yes",
+            cluster_node_timeout=str(timeout_ms),
+            cluster_port=bus_port,
+            cluster_require_full_coverage="no",  # else all stop while one part has no master
+            repl_diskless_sync_delay="0",
+            **options,
+        )
+        (folder / "bus").write_text(bus_port)
+        return node
+
+    @staticmethod
+    def _bus_port(node: RedisServer) -> int:
+        return int((node.folder / "bus").read_text())
+
+    @staticmethod
+    def _id(node: RedisServer) -> str:
+        return bytes(node.read("CLUSTER", "MYID")).decode()
+
+    @staticmethod
+    def _known(node: RedisServer) -> list[bytes]:
+        return bytes(node.read("CLUSTER", "NODES")).splitlines()
+
+    def is_ready(self) -> bool:
+        """Every node knows that all slots are served, and each replica is up to date."""
+        replicas = self.nodes[len(self.masters) :]
+        return all(b"cluster_state:ok" in node.read("CLUSTER", "INFO") for node in self.nodes) and all(
+            b"master_link_status:up" in replica.read("INFO", "replication") for replica in replicas
+        )
+
+    def serves(self) -> bool:
+        """Every slot has a living master, as each of the living knows."""
+        living = [node for node in self.nodes if node.ask("PING") == b"+PONG"]
+        ports = {node.port for node in living}
+        return all({int(row[2][1]) for row in node.read("CLUSTER", "SLOTS")} <= ports for node in living)
+
+    def url(self, *, partitions: int, seeds: int = 2) -> str:
+        """An address with a namespace that nobody used before."""
+        hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes[:seeds])
+        return f"redis+cluster://{hosts}/?partitions={partitions}&namespace={uuid.uuid4().hex}"
+
+    @staticmethod
+    def _until(done: Callable[[], bool], what: str) -> None:
+        ends_at = time.monotonic() + 30
+        while not done():
+            if time.monotonic() > ends_at:
+                raise RuntimeError(f"waited 30 s for {what}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+@functools.cache
+def cluster() -> RedisCluster:
+    """One for all tests of this process that need no faults."""
+    folder = tempfile.TemporaryDirectory(prefix="culm-cluster-")
+    found = RedisCluster(Path(folder.name), replicas=False)
+    atexit.register(folder.cleanup)
+    atexit.register(found.kill)
+    return found
 
 
 def _packed(words: tuple[str | bytes, ...]) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet
 
-from culm.batch import Answer, Gatherer
+from culm.batch import Answer
 from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
 from culm.commit import Commit, weigh
@@ -26,6 +26,7 @@ from culm.handle import Handle
 from culm.job import Job
 from culm.keys import Keys
 from culm.kinds import Kinds
+from culm.lanes import Gathering, gathering
 from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.payload import Offload, Payloads
@@ -100,8 +101,8 @@ class App:
         self._given = self._store = store
         self._opening = threading.Lock()
         _apps.add(self)
-        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gatherer] | None = None  # nearly every call comes from one loop
-        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gatherer] = WeakKeyDictionary()
+        self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gathering] | None = None  # nearly every call comes from one loop
+        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = WeakKeyDictionary()
 
     # -- tasks --------------------------------------------------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ class App:
                 log.info("store: %s", self._store)
             return self._store
 
-    def gatherer(self) -> Gatherer:
+    def gatherer(self) -> Gathering:
         """What turns the concurrent commits of this event loop into batches."""
         loop = asyncio.get_running_loop()
         latest = self._latest  # once: another thread may change it meanwhile
@@ -330,7 +331,7 @@ class App:
             return latest[1]
         gatherer = self._gatherers.get(loop)
         if gatherer is None or gatherer.store is not self.store:
-            gatherer = self._gatherers[loop] = Gatherer(self.store, client=f"app-{self.new_id()}", rng=self.rng)
+            gatherer = self._gatherers[loop] = gathering(self.store, client=f"app-{self.new_id()}", rng=self.rng)
         self._latest = (weakref.ref(loop), gatherer)
         return gatherer
 

@@ -45,7 +45,8 @@ class Store(Protocol):
         """Lease up to `limit` due jobs for `for_ms`.
 
         `lease` is `claimer/number`, new for each claim; a claim repeated with the lease under which the claimer was last
-        granted something grants nothing, and returns what that still holds. Jobs whose lease ran out come first; then, by
+        granted something grants nothing, and returns what that still holds. Each delivery says under which lease it is held: that
+        one, or `claimer/more/number` where a store had to ask several times. Jobs whose lease ran out come first; then, by
         "priority": the highest first, of equals the oldest due; by "age": the oldest due first. Paused queues give nothing.
         """
         ...
@@ -298,6 +299,19 @@ class KeepsBlobs(Protocol):
 
     @property
     def blobs(self) -> Blobs: ...
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """A store of which a part may be away while the others answer."""
+
+    def lane(self, commit: Commit) -> int:
+        """Commits of different lanes need not wait for each other's answers; those of one lane keep their order."""
+        ...
+
+
+class LanedStore(Store, Laned, Protocol):
+    """A store whose commits are gathered for each lane apart."""
 
 
 class FullStore(Store, Hints, Reader, Admin, Protocol):

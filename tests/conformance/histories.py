@@ -15,18 +15,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from culm.commit import Commit, Committed, Held
 from tests.conformance import actions, pools
 from tests.conformance.actions import Action, Claim, ClaimAgain, Ending, SayAgain, SayOlder
-from tests.conformance.stores import Opener
+from tests.conformance.stores import Subject
 from tests.conformance.twins import Twins
 
 
 class History(RuleBasedStateMachine):
-    opener: Opener
+    subject: Subject
     saw: Counter[str]
 
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp(prefix="culm-history-"))
-        self.twins = Twins(type(self).opener, self.path)
+        self.twins = Twins(type(self).subject, self.path)
         self.held: list[Held] = []  # every lease that was ever granted, the newest first
         self.numbers = 0
         self.last: dict[str, tuple[int, Sequence[Commit], list[Committed]]] = {}  # client -> its last batch, and the answers
@@ -85,8 +85,9 @@ class History(RuleBasedStateMachine):
                 assert_never(action)
 
     def commit(self, who: str, commits: Sequence[Commit]) -> None:
-        self.numbers += 1
-        self.last[who] = (self.numbers, commits, self.twins.commit(commits, (who, self.numbers)))
+        for batch in [commits] if self.twins.ordered else [[one] for c in commits for one in whole(c)]:
+            self.numbers += 1
+            self.last[who] = (self.numbers, batch, self.twins.commit(batch, (who, self.numbers)))
 
     def ending(self, ending: Ending) -> Commit:
         return msgspec.structs.replace(ending.effects, fence=self.held[ending.pick % len(self.held)], outcome=ending.outcome)
@@ -97,7 +98,7 @@ class History(RuleBasedStateMachine):
         if isinstance(action, SayAgain):
             assert self.twins.commit(commits, (who, number)) == answers
             self.twins.saw["resent"] += 1
-        else:
+        elif self.twins.ordered:
             assert self.twins.commit(action.commits, (who, number - 1)) == ["lease_lost"] * len(action.commits)
 
     def claim(self, asked: Claim) -> None:
@@ -113,6 +114,14 @@ class History(RuleBasedStateMachine):
         self.twins.compare()
 
 
-def histories_of(opener: Opener) -> type[History]:
-    """The machine whose second store is opened so."""
-    return type("HistoryOf", (History,), {"opener": staticmethod(opener), "saw": Counter()})
+def whole(c: Commit) -> list[Commit]:
+    """What is applied as one wherever it lies: a commit that only sends is so for each root."""
+    if c.fence is not None or not c.send or c.emit or c.triggers or c.records or c.cancel:
+        return [c]
+    roots = dict.fromkeys(job.scope for job in c.send)
+    return [msgspec.structs.replace(c, send=tuple(job for job in c.send if job.scope == root)) for root in roots]
+
+
+def histories_of(subject: Subject) -> type[History]:
+    """The machine whose second store is that."""
+    return type("HistoryOf", (History,), {"subject": subject, "saw": Counter()})

@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from _pytest.mark.structures import ParameterSet
+from msgspec import Struct
 
 from culm.clock import Clock
 from culm.store import FullStore
 from culm.stores.memory import MemoryStore
+from culm.stores.partitioned.store import PartitionedStore
 from culm.stores.redis.address import parse
+from culm.stores.redis.cluster import Cluster, partition_of
 from culm.stores.redis.store import RedisStore
 from culm.stores.sqlite.store import SqliteStore
+from culm.testing.conformance import EVERY_FEATURE, Feature
 from tests import servers
 
+PATIENCE_S = 20.0  # a busy machine is no slow partition
 Opener: TypeAlias = Callable[[Path, Clock], FullStore]
 
 
@@ -31,6 +37,55 @@ def redis(_: Path, clock: Clock) -> FullStore:
     return RedisStore(parse(servers.redis().url), clock=clock)
 
 
-STORES: dict[str, Opener] = {"memory": memory, "sqlite": sqlite, "redis": redis}
-SERVERS = {"redis"}  # these start one
-EACH = [pytest.param(opener, id=name, marks=[pytest.mark.server] if name in SERVERS else []) for name, opener in STORES.items()]
+def one_partition(_: Path, clock: Clock) -> FullStore:
+    return PartitionedStore([MemoryStore(clock)], patience_s=PATIENCE_S)
+
+
+def partitions(_: Path, clock: Clock) -> FullStore:
+    return PartitionedStore([MemoryStore(clock) for _ in range(3)], patience_s=PATIENCE_S)
+
+
+def files(path: Path, clock: Clock) -> FullStore:
+    return PartitionedStore([SqliteStore(path / f"{n}.db", clock=clock, durability="relaxed") for n in range(3)], patience_s=PATIENCE_S)
+
+
+def namespaces(_: Path, clock: Clock) -> FullStore:
+    """Partitions of one server."""
+    url = servers.redis().url
+    return PartitionedStore([RedisStore(parse(f"{url}-{n}"), clock=clock) for n in range(3)], patience_s=PATIENCE_S)
+
+
+def cluster(_: Path, clock: Clock) -> FullStore:
+    """Partitions of a cluster of three masters."""
+    address = parse(servers.cluster().url(partitions=4))
+    shared = Cluster(address)
+    return PartitionedStore(
+        [RedisStore(partition_of(address, n), clock=clock, cluster=shared) for n in range(4)], waiter=shared, patience_s=PATIENCE_S
+    )
+
+
+class Subject(Struct, frozen=True):
+    """A store that the suite runs over, and what it has."""
+
+    name: str
+    open: Opener
+    features: tuple[Feature, ...] = EVERY_FEATURE
+    server: bool = False  # it starts one
+
+    def param(self, *more: object, name: str = "", slow: bool = False) -> ParameterSet:
+        marks = [*([pytest.mark.server] if self.server else []), *([pytest.mark.slow] if slow else [])]
+        return pytest.param(self, *more, id=name or self.name, marks=marks)
+
+
+PARTED: tuple[Feature, ...] = ("hints", "wakes")
+
+SUBJECTS = (
+    Subject("memory", memory),
+    Subject("sqlite", sqlite),
+    Subject("redis", redis, server=True),
+    Subject("one partition", one_partition),
+    Subject("partitions", partitions, PARTED),
+    Subject("files", files, PARTED),
+    Subject("namespaces", namespaces, PARTED, server=True),
+    Subject("cluster", cluster, PARTED, server=True),
+)

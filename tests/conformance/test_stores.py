@@ -11,15 +11,14 @@ from culm.testing.clock import ManualClock
 from culm.testing.conformance import Bench, Case, cases
 from culm.testing.conformance.suite import case
 from culm.transitions import TABLE
-from tests.conformance.stores import EACH, Opener
+from tests.conformance.stores import SUBJECTS, Subject
 
 
-@pytest.mark.parametrize("exercise", cases(), ids=lambda c: c.name)
-@pytest.mark.parametrize("opener", EACH)
-def test_a_store_conforms(opener: Opener, exercise: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("subject", "exercise"), [s.param(c, name=f"{s.name}-{c.name}") for s in SUBJECTS for c in cases(s.features)])
+def test_a_store_conforms(subject: Subject, exercise: Case, tmp_path: Path) -> None:
     async def run() -> None:
         clock = ManualClock()
-        store = opener(tmp_path, clock)
+        store = subject.open(tmp_path, clock)
         try:
             await exercise.exercise(Bench(store, clock))
         finally:

@@ -121,7 +121,7 @@ def _leases(history: History) -> list[Broken]:
             newest[s.id] = s
     for row in history.ledger:
         last = newest.get(row.id)
-        if last is not None and workers.get(last.pid) != row.lease.rpartition("/")[0]:
+        if last is not None and workers.get(last.pid) != row.lease.partition("/")[0]:
             broken.append(Broken("I6", f"{row.id} was committed under {row.lease}, but claimed later by {workers.get(last.pid)}"))
     return broken
 
@@ -136,7 +136,7 @@ def _reruns(history: History) -> list[Broken]:
 def _interrupted(history: History, pid: int) -> int:
     """How many jobs that process had started and could not commit."""
     worker = next((b.worker for b in of(Boot, history.entries) if b.pid == pid), None)
-    done = {r.id for r in history.ledger if r.lease.rpartition("/")[0] == worker}
+    done = {r.id for r in history.ledger if r.lease.partition("/")[0] == worker}
     return sum(1 for s in of(Start, history.entries) if s.pid == pid and s.id not in done)
 
 

@@ -35,8 +35,8 @@ class Truth(Protocol):
 
 
 class Sqlite:
-    def __init__(self, folder: Path) -> None:
-        self._db = folder / "jobs.db"
+    def __init__(self, folder: Path, name: str = "jobs.db") -> None:
+        self._db = folder / name
         self.url = f"sqlite:///{self._db}?ledger=on"
 
     def held_by(self, worker: str) -> int:
@@ -69,6 +69,37 @@ class Sqlite:
     def _rows(self, sql: str, *values: object) -> list[Any]:
         with closing(sqlite3.connect(self._db, timeout=5)) as connection:
             return connection.execute(sql, values).fetchall()
+
+
+class Files:
+    """Partitions, each a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder}/jobs?partitions=3&ledger=on"
+        self._files = [Sqlite(folder / "jobs", f"{n}.db") for n in range(3)]
+
+    def held_by(self, worker: str) -> int:
+        return sum(file.held_by(worker) for file in self._files)
+
+    def unfinished(self) -> int:
+        return sum(not _is_own(job_id) and state == "unfinished" for file in self._files for job_id, state in file.states().items())
+
+    def finished(self) -> int:
+        return len(self.ledger())
+
+    def can_write(self) -> bool:
+        return all(file.can_write() for file in self._files)
+
+    def ledger(self) -> list[Row]:
+        return [row for file in self._files for row in file.ledger() if not _is_own(row.id)]
+
+    def states(self) -> dict[str, str]:
+        return {job_id: state for file in self._files for job_id, state in file.states().items() if not _is_own(job_id)}
+
+
+def _is_own(job_id: str) -> bool:
+    """What the partitioned store keeps for itself: its marks, and the outbox."""
+    return job_id.startswith("culm ")
 
 
 class Redis:

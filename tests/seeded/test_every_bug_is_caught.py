@@ -13,6 +13,7 @@ from culm.stores.memory import MemoryStore
 from culm.testing.clock import ManualClock
 from culm.testing.conformance import Bench, Broken, Case, cases
 from tests.conformance.histories import histories_of
+from tests.conformance.stores import Subject
 from tests.seeded import SEEDED
 from tests.seeded.catalogue import Maker
 
@@ -47,7 +48,7 @@ def test_a_store_without_a_bug_breaks_none() -> None:
 
 @pytest.mark.parametrize("name", FOUND_BY_HISTORIES)
 def test_a_seeded_bug_does_not_survive_random_histories(name: str) -> None:
-    machine = histories_of(lambda _, clock: SEEDED[name](clock))
+    machine = histories_of(Subject(name, lambda _, clock: SEEDED[name](clock)))
     bounded = settings(
         max_examples=200, stateful_step_count=40, deadline=None, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False
     )

@@ -108,13 +108,17 @@ def test_a_send_whose_batch_the_store_takes_for_an_old_one_is_not_accepted() -> 
         task = bench.app.task(name="known")(first)
         job = await task.enqueue()
         await task.enqueue()
-        bench.app.gatherer()._number = 0
+        gatherer = bench.app.gatherer()
+        assert isinstance(gatherer, Gatherer)
+        gatherer._number = 0
         with pytest.raises(StoreError, match="another process uses that name"):
             await task.enqueue()
-        bench.app.gatherer()._number = 0
+        gatherer = bench.app.gatherer()
+        assert isinstance(gatherer, Gatherer)
+        gatherer._number = 0
         with pytest.raises(StoreError, match="another process uses that name"):
             await job.cancel()
-        bench.app.gatherer()._number = 0
+        gatherer._number = 0
         with pytest.raises(PartlySent, match="another process uses that name"):
             await task.map(range(3))
         assert len(bench.jobs()) == 2

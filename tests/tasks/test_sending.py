@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from culm import App, CulmError, IdConflict, NotInTask, PartlySent, StoreUnavailable
+from culm.batch import Gatherer
 from culm.commit import BatchId, Commit, Committed
 from culm.stores.memory import MemoryStore
 from culm.sync import enqueue_many
@@ -159,7 +160,9 @@ class Failing(MemoryStore):
 def test_a_store_that_goes_away_half_way_says_what_was_accepted() -> None:
     async def main() -> None:
         app = App(store=Failing())
-        app.gatherer()._give_up_s = 0
+        gatherer = app.gatherer()
+        assert isinstance(gatherer, Gatherer)
+        gatherer._give_up_s = 0
         double = app.task(name="double")(_double)
         with pytest.raises(PartlySent, match="1000 jobs were accepted before this: gone; give jobs ids of your own") as caught:
             await app.enqueue_many(double.bind(n) for n in range(3_000))

@@ -9,6 +9,7 @@ from culm.envelope import Encrypted, Signed, Stored
 from culm.job import Delivery, Job, RetrySpec
 from culm.outcome import Cancelled, Expired, Failed, Fault, Lost, Released, Retried, Snoozed, Succeeded, Suspended
 from culm.store import Hint, Load, WorkerInfo
+from culm.stores.partitioned.crossing import BODY, Body, Parcel
 
 MINIMAL = Job(id="r", task="t")
 FULL = Job(
@@ -32,6 +33,8 @@ FULL = Job(
 
 LOAD = Load("a", 2, 60_000, 120, 90_000, 40, 8_000)
 GROWN = {"worker"}  # types to whose end was added since: older bytes are read still, and are how today's begin
+WAITS = Trigger("r~join", "", (("open", 1),), 1)
+PARCEL = Parcel(3, (MINIMAL,), (Event("", "said", "x"),), (WAITS,), (Record("r", 3, b"\x07"),), ("q",))
 
 SAMPLES: dict[str, Struct] = {
     "job-minimal": MINIMAL,
@@ -63,5 +66,8 @@ SAMPLES: dict[str, Struct] = {
     "encrypted": Encrypted("2025-06", bytes(range(28)), b"\x00\xff"),
     "stored": Stored(bytes(range(32)), 70_000),
     "stored-in-a-folder": Stored(bytes(range(32)), 70_000, "folder"),
+    "parcel": PARCEL,
+    "crossing": Body(BODY, (Parcel(0, cancel=("q",)),)),
+    "relay": Body(BODY, (PARCEL,), WAITS),
     "hint": Hint("calls/1", "progress", "r", b"\x92\x01\x02"),
 }

@@ -14,11 +14,12 @@ from culm.errors import StoreError
 from culm.job import PLAIN, WIRE, Delivery, Job, as_delivered, decode_job, encode_job
 from culm.outcome import Final, NotFinal, Outcome, decode_outcome, encode_outcome
 from culm.store import Hint, Load, WorkerInfo
+from culm.stores.partitioned.crossing import Body, Parcel
 from tests.wire.samples import FULL, GROWN, MINIMAL, SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
 TYPES = (
-    *(Signed, Encrypted, Stored, Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Load, Hint),
+    *(Signed, Encrypted, Stored, Job, Delivery, Event, Trigger, Record, Held, WorkerInfo, Load, Hint, Parcel, Body),
     *get_args(Final),
     *get_args(NotFinal),
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from culm import App
+from culm.batch import Gatherer
 from culm.commit import BatchId, Commit, Committed
 from culm.current import Attempt
 from culm.errors import StoreError, StoreUnavailable
@@ -108,6 +109,7 @@ def test_answers_of_one_batch_are_dealt_with_one_by_one(caplog: pytest.LogCaptur
 
         jobs = await gated.map(range(3))
         async with app.worker(lease=0.3, heartbeat=0.1, poll=0.05) as worker:
+            assert isinstance(worker._gatherer, Gatherer)
             worker._gatherer._give_up_s = 0
             await until(lambda: len(worker.held()) == 3)
             gate.set()

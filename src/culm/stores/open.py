@@ -6,21 +6,30 @@ import difflib
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from culm.errors import ConfigError
 from culm.store import Blobs, FullStore, KeepsBlobs
+from culm.stores.partitioned.address import partition_addresses
 
-REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+if TYPE_CHECKING:
+    from culm.stores.redis.address import Address
+
+REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 SCHEMES = ("memory", "sqlite", *REDIS)
 
 
 def open_store(url: str) -> FullStore:
     """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`
-    (docs/redis.md has the others).
+    (docs/redis.md has the others, docs/partitions.md those of several stores).
 
     Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
     """
+    if (parts := partition_addresses(url)) is not None:
+        from culm.stores.partitioned.store import PartitionedStore
+
+        return PartitionedStore([open_store(part) for part in parts])
     scheme, separator, _ = url.partition("://")
     if not separator or scheme not in SCHEMES:
         near = difflib.get_close_matches(scheme, SCHEMES, n=1)
@@ -40,7 +49,8 @@ def open_store(url: str) -> FullStore:
         from culm.stores.redis.address import parse
         from culm.stores.redis.store import RedisStore
 
-        return RedisStore(parse(url))
+        address = parse(url)
+        return _cluster(address) if address.partitions else RedisStore(address)
     from culm.stores.sqlite.address import open_sqlite
 
     return open_sqlite(url)
@@ -57,8 +67,19 @@ def open_blobs(store: FullStore, folder: Path | None) -> Blobs:
     return store.blobs
 
 
+def _cluster(address: Address) -> FullStore:
+    from culm.stores.partitioned.store import PartitionedStore
+    from culm.stores.redis.cluster import Cluster, partition_of
+    from culm.stores.redis.store import RedisStore
+
+    cluster = Cluster(address)
+    return PartitionedStore([RedisStore(partition_of(address, n), cluster=cluster) for n in range(address.partitions)], waiter=cluster)
+
+
 def settled(url: str) -> str:
     """The address as it stays true when the process changes its working directory."""
+    if "|" in url:
+        return "|".join(settled(part) for part in url.split("|"))
     if not url.startswith("sqlite:///"):
         return url
     from culm.stores.sqlite.address import file_of
@@ -69,6 +90,8 @@ def settled(url: str) -> str:
 
 def missing_file(url: str) -> Path | None:
     """The file of that store, if there is none yet: whoever only reads should not make it. Raises ConfigError."""
+    if "|" in url:
+        return next((path for part in url.split("|") if (path := missing_file(part)) is not None), None)
     if not url.startswith("sqlite:"):
         return None
     from culm.stores.sqlite.address import file_of
@@ -88,6 +111,8 @@ def default_url() -> str:
 
 def masked(url: str) -> str:
     """The address without its password, fit for logs and errors."""
+    if "|" in url:
+        return "|".join(masked(part) for part in url.split("|"))
     try:
         parts = urlsplit(url)
         password = parts.password

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from culm.commit import BatchId, Commit, Committed, Held
-from culm.store import Claimed, LeaseState, Store
+from culm.store import Claimed, Laned, LanedStore, LeaseState, Store
 from culm.telemetry.meter import Meter
 
 
@@ -45,3 +45,16 @@ class Measured:
 
     async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
         await self._store.wait(queues, for_ms=for_ms)
+
+
+class _MeasuredLanes(Measured):
+    """The same of a store that is gathered for by lanes."""
+
+    def __init__(self, store: LanedStore, meter: Meter) -> None:
+        super().__init__(store, meter)
+        self.lane = store.lane
+
+
+def measured(store: Store, meter: Meter) -> Measured:
+    """That store with the meter around it."""
+    return _MeasuredLanes(store, meter) if isinstance(store, Laned) else Measured(store, meter)

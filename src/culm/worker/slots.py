@@ -17,11 +17,12 @@ from msgspec.structs import replace
 
 from culm import decide
 from culm.app import App
-from culm.batch import Answer, Gatherer
+from culm.batch import Answer
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt, Effects
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import PLAIN, Delivery
+from culm.lanes import Gathering
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
 from culm.worker.board import Board
@@ -53,7 +54,7 @@ class Slots:
         self,
         app: App,
         runner: Runner | Wrapped,
-        gatherer: Gatherer,
+        gatherer: Gathering,
         *,
         concurrency: int,
         tally: Tally,

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
 import msgspec
 
-from culm.batch import Gatherer
 from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
+from culm.lanes import gathering
 from culm.middleware import Middleware
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
-from culm.telemetry.measured import Measured
+from culm.telemetry.measured import measured
 from culm.telemetry.meter import Meter
 from culm.worker.board import Board
 from culm.worker.cancels import hear_cancels
@@ -140,8 +140,8 @@ class Worker:
         self._threads = Threads()
         now = time.monotonic if self._heart_kind == "thread" else loop.time
         meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
-        seam = store if meter is None else Measured(store, meter)
-        self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
+        seam = store if meter is None else measured(store, meter)
+        self._gatherer = gathering(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         self._children = Children(self._most_children)
         runner = Runner(app.tasks, store, app.payloads, self._threads, self._children, app.rng, now)

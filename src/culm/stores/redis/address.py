@@ -1,7 +1,7 @@
 """`redis://[user:password@]host[:port][/database]`, `rediss://` (TLS), `unix://[user:password@]/path/to.sock`, and their options.
 
 `redis+sentinel://[user:password@]host[:port],host[:port].../master[/database]` names sentinels and the master that they watch;
-`rediss+sentinel://` speaks TLS to all of them.
+`rediss+sentinel://` speaks TLS to all of them. `redis+cluster://host:port,host:port/?partitions=64` names nodes of a Redis Cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from msgspec import Struct
 from culm.errors import ConfigError
 
 PORT, SENTINEL_PORT = 6379, 26379
+MOST_PARTITIONS = 1_024
 LAYOUT = 1  # the version of the keys: docs/redis.md
 
 _OPTIONS = {
@@ -24,6 +25,7 @@ _OPTIONS = {
     "ca": "a file of trusted certificates (rediss only)",
     "sentinel_username": "whom the sentinels know (sentinel only)",
     "sentinel_password": "the sentinels' own (sentinel only)",
+    "partitions": "a number, 64 unless told (cluster only)",
     "ledger": "on|off",
 }
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -46,6 +48,9 @@ class Address(Struct, frozen=True, kw_only=True):
     ca: str = ""
     namespace: str = "default"
     ledger: bool = False
+    clustered: bool = False  # the server must be a node of a Redis Cluster, or else must not
+    nodes: tuple[Place, ...] = ()  # of the cluster, which know the others
+    partitions: int = 0
 
     def __str__(self) -> str:
         """Without user and password."""
@@ -54,7 +59,9 @@ class Address(Struct, frozen=True, kw_only=True):
             return f"unix://{self.path}"
         if self.sentinels:
             return f"{scheme}+sentinel://{','.join(shown(p) for p in self.sentinels)}/{self.master}/{self.database}"
-        return f"{scheme}://{shown((self.host, self.port))}/{self.database}"
+        if self.nodes:
+            return f"{scheme}+cluster://{','.join(shown(p) for p in self.nodes)}"
+        return f"{scheme}://{shown((self.host, self.port))}" + (f"/{self.database}" if not self.clustered else "")
 
     @property
     def prefix(self) -> str:
@@ -78,13 +85,17 @@ def shown(place: Place) -> str:
 def parse(url: str) -> Address:
     """Raises ConfigError, which never holds the password."""
     scheme = url.partition("://")[0]
-    example = f"{scheme}://user:password@host:26379,host/master/0" if "+" in scheme else f"{scheme}://user:password@host:6379/0"
+    example = (
+        f"{scheme}://user:password@host:26379,host/master/0" if scheme.endswith("+sentinel") else f"{scheme}://user:password@host:6379/0"
+    )
     try:
         parts = urlsplit(url)
-        places = tuple(_places(parts, SENTINEL_PORT if "+" in scheme else PORT))
+        places = tuple(_places(parts, SENTINEL_PORT if scheme.endswith("+sentinel") else PORT))
     except ValueError:
         raise ConfigError(f"this {scheme}:// address has no valid host and port; say {example}") from None
-    options = _options(parts.query)
+    options, clustered = _options(parts.query), scheme.endswith("+cluster")
+    if "partitions" in options and not clustered:
+        raise ConfigError(f"a {scheme}:// address has no partitions; those of a cluster are {scheme}+cluster://host:port/?partitions=64")
     path = unquote(parts.path)
     master, in_path = "", path.strip("/")
     if scheme.endswith("+sentinel"):
@@ -95,8 +106,13 @@ def parse(url: str) -> Address:
         if not path.startswith("/") or places:
             raise ConfigError("this unix:// address names no socket; say unix:///absolute/path.sock")
         in_path = ""
+    elif clustered:
+        if not places or in_path.strip("0") or options.get("database", "0") != "0":
+            wrong = "names a database, and a Redis Cluster has none" if places else "names no node"
+            raise ConfigError(f"this {scheme}:// address {wrong}; say {scheme}://host:port,host:port/?partitions=64")
     elif len(places) > 1:
-        raise ConfigError(f"this {scheme}:// address names several hosts; sentinels are {scheme}+sentinel://host,host/master")
+        several = f"sentinels are {scheme}+sentinel://host,host/master, nodes of a cluster {scheme}+cluster://host,host"
+        raise ConfigError(f"this {scheme}:// address names several hosts; {several}")
     database = options.get("database", in_path or "0")
     if not database.isdecimal():
         raise ConfigError(f"a database of Redis is a number, got {database!r}; a namespace is given as ?namespace=name")
@@ -116,6 +132,9 @@ def parse(url: str) -> Address:
         ca=options.get("ca", ""),
         namespace=options.get("namespace", "default"),
         ledger=options.get("ledger") == "on",
+        clustered=clustered,
+        nodes=tuple(places) if clustered else (),
+        partitions=_partitions(options.get("partitions", "64")) if clustered else 0,
     )
 
 
@@ -126,6 +145,12 @@ def _places(parts: SplitResult, port: int) -> list[Place]:
         return []
     found = [urlsplit(f"//{one}") for one in hosts.split(",")]
     return [(one.hostname or "localhost", one.port or port) for one in found]
+
+
+def _partitions(given: str) -> int:
+    if not given.isascii() or not given.isdecimal() or not 1 <= int(given) <= MOST_PARTITIONS:
+        raise ConfigError(f"partitions is a whole number from 1 to {MOST_PARTITIONS:,}, got {given!r}")
+    return int(given)
 
 
 def _options(query: str) -> dict[str, str]:

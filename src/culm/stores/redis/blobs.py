@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from culm.store import BlobKey
-from culm.stores.redis.link import Link
+from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
 
 class RedisBlobs:
     """Args: link: that of the running event loop; now: a fixed clock's instant, "" for the server's."""
 
-    def __init__(self, link: Callable[[], Link], prefix: str, now: Callable[[], Word]) -> None:
+    def __init__(self, link: Callable[[], Way], prefix: str, now: Callable[[], Word]) -> None:
         self._link = link
         self._prefix = prefix
         self._looks = f"{prefix}looks"

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import msgspec
 
 from culm.store import Hint
-from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
+from culm.stores.redis.way import Way
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Hint]).decode
 
 
-async def publish(link: Link, prefix: str, hints: Sequence[Hint]) -> None:
+async def publish(link: Way, prefix: str, hints: Sequence[Hint]) -> None:
     channels: dict[str, list[Hint]] = {}
     for hint in hints:
         channels.setdefault(hint.channel, []).append(hint)

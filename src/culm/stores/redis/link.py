@@ -19,7 +19,7 @@ from culm.stores.redis.address import Address, Place
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
 from culm.stores.redis.pace import Pace
-from culm.stores.redis.scripts import scripts
+from culm.stores.redis.scripts import Scripts
 from culm.stores.redis.sentinel import Sentinels
 from culm.stores.redis.server import Server, clients_in, inspect
 from culm.stores.redis.wire import Word
@@ -46,9 +46,10 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._scripts = scripts(address.prefix)
+        self._scripts = Scripts(address.prefix)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
+        self.server: Server | None = None
         self._spare: list[Connection] = []
         self._open: set[Connection] = set()
         self._guard: asyncio.TimerHandle | None = None
@@ -148,7 +149,7 @@ class Link:
             except BaseException:
                 connection.close()
                 raise
-            self._main, self._counted_at = connection, 0.0
+            self._main, self._counted_at, self.server = connection, 0.0, server
             self._pace.met(number=server.client, clients=server.clients)
             self._connected(server)
             return connection

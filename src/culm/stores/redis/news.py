@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from culm.errors import CulmError, StoreUnavailable
 from culm.stores.redis.connection import Connection
-from culm.stores.redis.link import Link
+from culm.stores.redis.way import Opens
 
 log = logging.getLogger("culm.redis")
 
@@ -21,7 +21,7 @@ Hear: TypeAlias = Callable[[bytes], None]
 
 
 class News:
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Opens) -> None:
         self._link = link
         self._hearers: dict[bytes, list[Hear]] = {}
         self._confirming: dict[bytes, asyncio.Future[None]] = {}

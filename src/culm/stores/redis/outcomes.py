@@ -14,8 +14,8 @@ from typing import TypeAlias
 import msgspec
 
 from culm.errors import StoreError, StoreUnavailable
-from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
+from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
 LOOK_MS = 1_000
@@ -36,7 +36,7 @@ class Outcomes:
         channel: where the store's scripts tell this process of ends.
     """
 
-    def __init__(self, link: Link, news: News, now: Callable[[], Word], channel: str) -> None:
+    def __init__(self, link: Way, news: News, now: Callable[[], Word], channel: str) -> None:
         self._link = link
         self._news = news
         self._now = now

@@ -11,9 +11,9 @@ from culm.job import Delivery, scope_of
 from culm.outcome import FINAL, Outcome, decode_outcome
 from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
 from culm.stores.redis.connection import Reply
-from culm.stores.redis.link import Link
 from culm.stores.redis.outcomes import PENDING, Found
 from culm.stores.redis.records import Head, read_record
+from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
 PAGE = 200  # jobs of one look
@@ -125,7 +125,7 @@ def counts(rows: Iterable[Sequence[Reply]]) -> list[QueueCounts]:
 class Jobs:
     """Lists of jobs. There is no index of all ids: they are gathered from where each state keeps its own."""
 
-    def __init__(self, link: Link, prefix: str, now: Callable[[], Word]) -> None:
+    def __init__(self, link: Way, prefix: str, now: Callable[[], Word]) -> None:
         self._link = link
         self._prefix = prefix
         self._now = now

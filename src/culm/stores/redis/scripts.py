@@ -45,12 +45,36 @@ class Script:
 _PREFIXED = re.compile(r"\bP \.\. '([^']*)'")
 
 
+_RING = re.compile(r"call\('ZADD', P \.\. 'm:' \.\. (.+?), '0', '1'\)")
+_MARKER_ONLY = re.compile(r"^.*-- marker only$", re.MULTILINE)
+
+
+_PLACE = "\0"  # of the prefix, in a text that many namespaces share
+
+
 @cache
-def scripts(prefix: str) -> dict[str, Script]:
-    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it."""
+def _text(name: str, *, messages: bool) -> str:
+    parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
+    whole = "\n".join(parts)
+    if messages:
+        whole = _RING.sub(r"call('PUBLISH', P .. 'm:' .. \1, '')", _MARKER_ONLY.sub("", whole))
+    return f"local P = '{_PLACE}'\n" + _PREFIXED.sub(lambda match: f"'{_PLACE}{match[1]}'", whole)
 
-    def text(name: str) -> str:
-        parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
-        return f"local P = '{prefix}'\n" + _PREFIXED.sub(lambda match: f"'{prefix}{match[1]}'", "\n".join(parts))
 
-    return {name: Script(text(name)) for name in _NEEDS}
+class Scripts:
+    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it.
+
+    Args:
+        messages: a wake-up is a message on a channel, heard by all who wait, and no marker, which one of them takes.
+    """
+
+    def __init__(self, prefix: str, *, messages: bool = False) -> None:
+        self._prefix = prefix
+        self._messages = messages
+        self._made: dict[str, Script] = {}
+
+    def __getitem__(self, name: str) -> Script:
+        script = self._made.get(name)
+        if script is None:
+            script = self._made[name] = Script(_text(name, messages=self._messages).replace(_PLACE, self._prefix))
+        return script

@@ -41,6 +41,7 @@ async def inspect(connection: Connection, address: Address) -> Server:
     version = info.get("redis_version", "0")
     if tuple(int(p) for p in version.split(".")[:2]) < OLDEST:
         raise ConfigError(f"{where} is Redis {version}; culm needs 6.2 or later")
+    _refuse_mode(info, address)
     _refuse_replica(info, address)
     evicts = _setting(policy) or info.get("maxmemory_policy", "noeviction")
     if evicts != "noeviction":
@@ -62,8 +63,24 @@ def clients_in(info: Reply) -> int | None:
     return None if found is None else int(found)
 
 
+def no_cluster(where: str) -> ConfigError:
+    return ConfigError(f"{where} is a single server, no node of a Redis Cluster; its address is {where}")
+
+
+def _refuse_mode(info: dict[str, str], address: Address) -> None:
+    clustered = info.get("cluster_enabled") == "1"
+    if clustered and not address.clustered:
+        raise ConfigError(
+            f"{address} is a node of a Redis Cluster; name some of its nodes: redis+cluster://host:port,host:port/?partitions=64"
+        )
+    if address.clustered and not clustered:
+        raise no_cluster(str(address))
+
+
 def _refuse_replica(info: dict[str, str], address: Address) -> None:
     if info.get("role", "master") != "master":
+        if address.clustered:
+            raise StoreUnavailable(f"{address} is a replica now")
         if address.sentinels:
             raise StoreUnavailable(f"{address}: whom the sentinels call the master is a replica still")
         raise ConfigError(f"{address} is a replica, which takes no writes; give the address of its master")

@@ -40,6 +40,7 @@ from culm.store import (
 from culm.stores.redis import reads, wire
 from culm.stores.redis.address import LAYOUT, Address
 from culm.stores.redis.blobs import RedisBlobs
+from culm.stores.redis.cluster import Cluster, SlotLink
 from culm.stores.redis.connection import Reply
 from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
@@ -47,6 +48,7 @@ from culm.stores.redis.news import News
 from culm.stores.redis.outcomes import LOOK_MS, PENDING, Outcomes
 from culm.stores.redis.records import read_record, read_records
 from culm.stores.redis.server import Server
+from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Leases, Word
 
 log = logging.getLogger("culm.redis")
@@ -63,13 +65,20 @@ class _Ends:
 
     def __init__(self, store: RedisStore) -> None:
         prefix = store.address.prefix
-        self.link = Link(store.address, store.rng, store.connected)
-        self.news = News(self.link)
+        self.link: Way
+        if store.cluster is None:
+            self.link = link = Link(store.address, store.rng, store.connected)
+            self.news, self._own_news = News(link), True
+        else:
+            here = store.cluster.here()
+            self.link = SlotLink(here, store.address)
+            self.news, self._own_news = here.news, False
         self.outcomes = Outcomes(self.link, self.news, store.now, f"{prefix}told:{uuid.uuid4().hex}")
         self.jobs = reads.Jobs(self.link, prefix, store.now)
 
     def close(self) -> None:
-        self.news.close()
+        if self._own_news:
+            self.news.close()
         self.link.close()
 
     def abandon(self) -> None:
@@ -85,13 +94,17 @@ class RedisStore:
         address: where, as whom, and which namespace.
         clock: the store's clock; None: the server's.
         rng: spreads the return of many clients.
+        cluster: what this partition shares with the others; None: a server of its own.
 
     Raises:
         ConfigError: at first use; the server is too old, a replica, may drop keys, or refuses the user.
     """
 
-    def __init__(self, address: Address, *, clock: Clock | None = None, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, address: Address, *, clock: Clock | None = None, rng: random.Random | None = None, cluster: Cluster | None = None
+    ) -> None:
         self.address = address
+        self.cluster = cluster
         self.rng = rng or random.Random()
         self._clock = clock
         self._prefix = address.prefix
@@ -248,7 +261,7 @@ class RedisStore:
 
     async def condition(self) -> Condition:
         seconds, micros = await self._here().link.ask("TIME")
-        server = self._server
+        server = self._here().link.server
         assert server is not None  # the connection that told the time was inspected
         return Condition(
             place=str(self.address),
@@ -277,7 +290,9 @@ class RedisStore:
         await self._here().link.ask("SADD", self._prefix + "paused", queue)
 
     async def resume(self, queue: str) -> None:
-        await self._here().link.ask_all([("SREM", self._prefix + "paused", queue), ("ZADD", f"{self._prefix}m:{queue}", 0, "1")])
+        marker = f"{self._prefix}m:{queue}"
+        ring: tuple[Word, ...] = ("PUBLISH", marker, "") if self.cluster is not None else ("ZADD", marker, 0, "1")
+        await self._here().link.ask_all([("SREM", self._prefix + "paused", queue), ring])
 
     async def register(self, worker: WorkerInfo, *, for_ms: int) -> None:
         await self._run("register", worker.id, _encode(worker), for_ms)

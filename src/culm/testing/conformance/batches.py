@@ -6,7 +6,7 @@ from culm.commit import Commit, Event, Held
 from culm.job import Job
 from culm.outcome import Fault, Retried, Succeeded
 from culm.testing.conformance.bench import Bench, expect, held
-from culm.testing.conformance.suite import case
+from culm.testing.conformance.suite import case, case_needing
 
 OK = Succeeded(b"\x01")
 
@@ -35,7 +35,7 @@ async def a_resent_batch_is_known_although_its_jobs_are_long_gone(bench: Bench) 
     expect(await bench.state("a"), "absent", "it does not run twice")
 
 
-@case
+@case_needing("order")
 async def a_batch_older_than_the_clients_last_is_refused_and_changes_nothing(bench: Bench) -> None:
     await bench.store.commit([Commit(send=(Job(id="a", task="t"),))], batch=("app", 5))
     older = [Commit(send=(Job(id="b", task="t"),)), Commit(emit=(Event("", "said", "x"),))]

@@ -132,5 +132,10 @@ class Bench:
         return [e.key for e in await self.store.events(scope, topic)]
 
 
+def by_id(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """For whoever does not ask in which order they came."""
+    return sorted(deliveries, key=lambda d: d.job.id)
+
+
 def held(delivery: Delivery) -> Held:
     return Held(delivery.job.id, delivery.lease)

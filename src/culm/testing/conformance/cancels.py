@@ -5,7 +5,7 @@ from __future__ import annotations
 from culm.commit import Commit, Held
 from culm.job import Job
 from culm.outcome import Cancelled, Failed, Fault, NotFinal, Released, Retried, Snoozed, Succeeded, Suspended
-from culm.testing.conformance.bench import LEASE_MS, Bench, expect, held
+from culm.testing.conformance.bench import LEASE_MS, Bench, by_id, expect, held
 from culm.testing.conformance.suite import case
 
 HOUR_MS = 3_600_000
@@ -55,7 +55,7 @@ async def a_second_cancel_renews_the_tombstone(bench: Bench) -> None:
 @case
 async def a_running_job_is_asked_to_stop(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t"), Job(id="b", task="t"))
-    a, b = await bench.claim()
+    a, b = by_id(await bench.claim())
     await bench.do(cancel=["a"])
     expect(await bench.store.extend([held(a), held(b), Held("a", "w/99")], for_ms=LEASE_MS), ["cancelled", "held", "lost"])
 
@@ -63,7 +63,7 @@ async def a_running_job_is_asked_to_stop(bench: Bench) -> None:
 @case
 async def a_success_that_commits_after_the_cancel_wins(bench: Bench) -> None:  # I10
     await bench.send(Job(id="a", task="t"), Job(id="b", task="t"))
-    a, b = await bench.claim()
+    a, b = by_id(await bench.claim())
     await bench.do(cancel=["a", "b"])
     await bench.finish(a, Succeeded(b"\x01"))
     await bench.finish(b, Failed(Fault("E")))

@@ -6,7 +6,7 @@ from culm.commit import Commit, Event, Trigger
 from culm.job import Job
 from culm.outcome import Fault, Retried, Snoozed, Succeeded, Suspended
 from culm.testing.conformance.bench import Bench, expect, held
-from culm.testing.conformance.suite import case
+from culm.testing.conformance.suite import case, case_needing
 
 JOIN = Job(id="r~join", task="t", after_ms=None)
 
@@ -210,7 +210,7 @@ async def a_join_with_a_timeout_is_released_before_it(bench: Bench) -> None:
     expect(await bench.claim_ids(), ["r~join"])
 
 
-@case
+@case_needing("order")
 async def a_job_that_is_due_already_is_not_moved_back_by_a_release(bench: Bench) -> None:
     await bench.send(Job(id="r", task="t"))
     bench.clock.advance(ms=1)

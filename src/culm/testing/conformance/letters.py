@@ -8,13 +8,13 @@ from culm.commit import Trigger
 from culm.job import Job
 from culm.outcome import Failed, Fault, Lost, Retried, Succeeded
 from culm.store import Absent, Pending, Shown
-from culm.testing.conformance.bench import LEASE_MS, Bench, expect
+from culm.testing.conformance.bench import LEASE_MS, Bench, by_id, expect
 from culm.testing.conformance.suite import case
 
 
 async def dead(bench: Bench, *ids: str) -> None:
     await bench.send(*(Job(id=i, task="t") for i in ids))
-    for n, delivery in enumerate(await bench.claim()):
+    for n, delivery in enumerate(by_id(await bench.claim())):
         await bench.finish(delivery, Lost("x") if n % 2 else Failed(Fault("E")))
 
 
@@ -100,10 +100,10 @@ async def dead_letters_are_listed_by_id_and_by_page_whatever_killed_them(bench: 
 @case
 async def replay_counts_dead_letters_only_and_each_once(bench: Bench) -> None:
     await dead(bench, "a", "b")
-    await bench.send(Job(id="open", task="t"), Job(id="ok", task="t", priority=9))
-    expect(await bench.claim_ids(limit=1), ["ok"])
-    await bench.send(Job(id="done", task="t", priority=9))
-    (done,) = await bench.claim(limit=1)
+    await bench.send(Job(id="open", task="t"), Job(id="ok", task="t", queue="other"))
+    expect(await bench.claim_ids("other"), ["ok"])
+    await bench.send(Job(id="done", task="t", queue="other"))
+    (done,) = await bench.claim("other")
     await bench.finish(done, Succeeded())
     expect(await bench.store.replay(["a", "b", "a", "open", "ok", "done", "never"]), 2)
     expect(await bench.store.replay(["a", "b"]), 0, "they are dead no more")

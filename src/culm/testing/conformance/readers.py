@@ -6,7 +6,7 @@ from culm.commit import GLOBAL_SCOPE, Event, Trigger
 from culm.job import Job
 from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Retried, Succeeded
 from culm.store import Absent, Awaited, Ended, JobView, Pending, Waits
-from culm.testing.conformance.bench import LEASE_MS, Bench, expect
+from culm.testing.conformance.bench import LEASE_MS, Bench, by_id, expect
 from culm.testing.conformance.suite import case
 
 
@@ -42,7 +42,7 @@ async def a_view_shows_the_lease_and_the_last_outcome(bench: Bench) -> None:
 async def an_outcome_is_read_as_it_was_committed(bench: Bench) -> None:  # I7
     ends = (Succeeded(bytes(range(256))), Failed(Fault("E", "ä", "l\n")), Cancelled("c"), Expired("e"), Lost("l"))
     await bench.send(*(Job(id=f"j{n}", task="t") for n in range(len(ends))))
-    for n, delivery in enumerate(await bench.claim()):
+    for n, delivery in enumerate(by_id(await bench.claim())):
         expect(await bench.store.outcome(f"j{n}"), Pending(), "before")
         await bench.finish(delivery, ends[n])
         expect(await bench.store.outcome(f"j{n}"), Ended(ends[n]), "after")

@@ -18,11 +18,13 @@ from msgspec import Struct
 
 from culm.testing.conformance.bench import Bench
 
-Feature: TypeAlias = Literal["hints", "wakes"]  # wakes: `wait` and `outcome` notice at once what this process commits
+Feature: TypeAlias = Literal["hints", "wakes", "order"]
+# wakes: `wait` and `outcome` notice at once what this process commits.
+# order: jobs and batches of different roots are in one order. Without it (a store made of partitions) only those of one root are.
 Exercise: TypeAlias = Callable[[Bench], Awaitable[None]]
 F = TypeVar("F", bound=Exercise)
 
-EVERY_FEATURE: tuple[Feature, ...] = ("hints", "wakes")
+EVERY_FEATURE: tuple[Feature, ...] = ("hints", "wakes", "order")
 
 
 class Case(Struct, frozen=True):

@@ -247,7 +247,7 @@ local function next_due(groups)
         end
     end
     if first <= now then
-        ring(string.sub(lane_of_first, 2))
+        ring(string.sub(lane_of_first, 2)) -- marker only
     end
     return first == INF and '' or string.format('%.0f', math.max(0, first - now))
 end
