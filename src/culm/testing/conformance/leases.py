@@ -196,7 +196,7 @@ async def a_job_given_back_for_a_while_comes_due_after_it(bench: Bench) -> None:
 @case
 async def what_leases_hold_can_be_taken_up_by_another_process(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t", args=b"\x91\x01"), Job(id="b", task="t"), Job(id="c", task="t"))
-    a, b, c = await bench.claim(claimer="dead")
+    a, b, c = by_id(await bench.claim(claimer="dead"))
     expect(await bench.end(b, Succeeded()), "applied")
     expect(await bench.end(c, Retried(0, Fault("E"))), "applied")
     again = await bench.take("c", claimer="dead")
@@ -207,4 +207,4 @@ async def what_leases_hold_can_be_taken_up_by_another_process(bench: Bench) -> N
     bench.clock.advance(ms=LEASE_MS)
     last = await bench.claim()
     expect(await bench.store.deliveries([held(again), held(a)]), [], "others hold them now")
-    expect(await bench.store.deliveries([held(d) for d in last]), last)
+    expect(await bench.store.deliveries([held(d) for d in last]), list(last))

@@ -7,7 +7,7 @@ from culm.job import Job
 from culm.outcome import Cancelled, Expired, Failed, Fault, Final, Lost, Retried, Succeeded
 from culm.store import Absent, Awaited, Ended, JobView, Pending, Waits
 from culm.testing.conformance.bench import LEASE_MS, Bench, by_id, expect
-from culm.testing.conformance.suite import case
+from culm.testing.conformance.suite import case, case_needing
 
 
 @case
@@ -103,7 +103,7 @@ async def jobs_are_filtered_by_scope(bench: Bench) -> None:
     expect((await ids("q"), await ids("nobody")), (["q"], []))
 
 
-@case
+@case_needing("order")
 async def a_job_waits_for_those_that_are_claimed_before_it(bench: Bench) -> None:
     await bench.send(
         Job(id="first", task="t"),
@@ -127,7 +127,7 @@ async def a_job_waits_for_those_that_are_claimed_before_it(bench: Bench) -> None
     expect((await ahead("first"), await ahead("mine"), await ahead("nobody")), (None, 0, None))
 
 
-@case
+@case_needing("order")
 async def a_job_waits_for_the_topics_that_its_triggers_have_not_reached(bench: Bench) -> None:  # I13
     await bench.do(
         send=[
