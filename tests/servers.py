@@ -139,7 +139,9 @@ class PostgresServer:
         self.start()
 
     def url(self, schema: str = "culm", **options: str) -> str:
-        return f"postgresql://{self.USER}@{HOST}:{self.port}/postgres?" + "&".join(f"{k}={v}" for k, v in {"schema": schema, **options}.items())
+        return f"postgresql://{self.USER}@{HOST}:{self.port}/postgres?" + "&".join(
+            f"{k}={v}" for k, v in {"schema": schema, **options}.items()
+        )
 
     @property
     def pid(self) -> int:
@@ -161,7 +163,23 @@ class PostgresServer:
 
     def ask(self, text: str, *, user: str = USER, database: str = "postgres") -> list[list[str]]:
         """Rows of texts, through psql: past all of culm and its driver."""
-        command = [_program("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-F", "\x1f", "-h", HOST, "-p", str(self.port), "-U", user, "-c", text, database]
+        command = [
+            _program("psql"),
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-F",
+            "\x1f",
+            "-h",
+            HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            user,
+            "-c",
+            text,
+            database,
+        ]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return [line.split("\x1f") for line in found.splitlines()]
 

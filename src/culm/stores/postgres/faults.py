@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from culm.errors import CulmError, ConfigError, StoreError, StoreFull, StoreUnavailable
+from culm.errors import ConfigError, CulmError, StoreError, StoreFull, StoreUnavailable
 
 NOT_PLAIN = "CULM1"  # what 30_plain.sql raises
 AGAIN = ("40001", "40P01")  # two transactions were in each other's way: this one was undone, and may be repeated at once
@@ -33,7 +33,9 @@ def translated(error: Exception, where: str) -> CulmError:
     if code == "53100":
         return StoreFull(f"{where} has no room on its disk: nothing was written; free some space, and the same succeeds")
     if code == "53300":
-        return StoreUnavailable(f"{where} has no connection left ({said}); raise its max_connections, or lower ?connections= of the workers")
+        return StoreUnavailable(
+            f"{where} has no connection left ({said}); raise its max_connections, or lower ?connections= of the workers"
+        )
     if isinstance(error, asyncpg.DataError) or code[:2] in _NEVER or isinstance(error, ValueError | TypeError):
         return StoreError(f"{where} refused: {said}")
     if isinstance(error, TimeoutError):

@@ -63,7 +63,7 @@ class Link:
             except asyncpg.PostgresError as e:
                 if state_of(e) not in AGAIN:
                     raise
-            await asyncio.sleep(0.005 * n * self._rng.random())  # noqa: ASYNC110  # they met once; not again at the same moment
+            await asyncio.sleep(0.005 * n * self._rng.random())  # they met once; not again at the same moment
         raise StoreUnavailable(f"{self.address}: others were in the way {MOST_REPEATS} times; nothing was written")
 
     async def _ask(self, query: str, args: Sequence[Any]) -> Sequence[Any]:
@@ -178,9 +178,7 @@ class Link:
 
     async def _connect(self) -> Any:
         cached = {} if self.address.listen else {"statement_cache_size": 0}
-        return await asyncpg.connect(
-            self.address.dsn, timeout=CONNECT_S, server_settings={"application_name": "culm"}, **cached
-        )
+        return await asyncpg.connect(self.address.dsn, timeout=CONNECT_S, server_settings={"application_name": "culm"}, **cached)
 
     def close(self) -> None:
         self.closed = True

@@ -36,7 +36,9 @@ async def inspect(connection: Any, address: Address) -> Server:
         raise ConfigError(f"the database of {where} is encoded in {s['encoding']}; culm needs UTF8")
     if not address.relaxed and (s["synchronous_commit"] == "off" or s["fsync"] == "off"):
         culprit = "synchronous_commit" if s["synchronous_commit"] == "off" else "fsync"
-        raise ConfigError(f"{where} has {culprit}=off and may lose what it acknowledged; set it to on, or accept that with ?durability=relaxed")
+        raise ConfigError(
+            f"{where} has {culprit}=off and may lose what it acknowledged; set it to on, or accept that with ?durability=relaxed"
+        )
     _check_connections(where, address.connections + 1, s)
     if not s["there"]:
         raise ConfigError(f"{where} has no schema {schema!r}; run: culm migrate URL")
@@ -55,13 +57,21 @@ async def _check_layout(connection: Any, address: Address) -> None:
         raise ConfigError(f"schema {address.schema!r} of {address} has no tables of culm; run: culm migrate URL")
     layout = await connection.fetchval(f'SELECT max(number) FROM "{address.schema}".version')  # noqa: S608  # the name was checked
     if layout < LAYOUT:
-        raise ConfigError(f"schema {address.schema!r} of {address} has version {layout}, and this culm needs {LAYOUT}; run: culm migrate URL")
+        raise ConfigError(
+            f"schema {address.schema!r} of {address} has version {layout}, and this culm needs {LAYOUT}; run: culm migrate URL"
+        )
     if layout > LAYOUT:
-        raise ConfigError(f"schema {address.schema!r} of {address} has version {layout}, and this culm knows {LAYOUT}; install a newer culm")
+        raise ConfigError(
+            f"schema {address.schema!r} of {address} has version {layout}, and this culm knows {LAYOUT}; install a newer culm"
+        )
 
 
 def _check_connections(where: str, wanted: int, s: Any) -> None:
-    for name, limit in (("max_connections", s["most"]), ("the role's CONNECTION LIMIT", s["of_role"]), ("the database's CONNECTION LIMIT", s["of_database"])):
+    for name, limit in (
+        ("max_connections", s["most"]),
+        ("the role's CONNECTION LIMIT", s["of_role"]),
+        ("the database's CONNECTION LIMIT", s["of_database"]),
+    ):
         if 0 <= limit < wanted:
             raise ConfigError(
                 f"{where} allows {limit} connections ({name}), and one process of culm takes up to {wanted}; raise it, or lower ?connections="

@@ -85,17 +85,21 @@ def sending(commits: Sequence[Commit]) -> list[Any] | None:
         jobs += c.send
     if any(job.topic or job.after_ms is None or "~" in job.id for job in jobs):
         return None
-    return [
-        len(commits),
-        [job.id for job in jobs],
-        [job.task for job in jobs],
-        [job.queue for job in jobs],
-        [job.priority for job in jobs],
-        [job.after_ms for job in jobs],
-        [job.at_ms for job in jobs],
-        [job.keep_ms for job in jobs],
-        [encode_job(job) for job in jobs],
-    ] if jobs else None
+    return (
+        [
+            len(commits),
+            [job.id for job in jobs],
+            [job.task for job in jobs],
+            [job.queue for job in jobs],
+            [job.priority for job in jobs],
+            [job.after_ms for job in jobs],
+            [job.at_ms for job in jobs],
+            [job.keep_ms for job in jobs],
+            [encode_job(job) for job in jobs],
+        ]
+        if jobs
+        else None
+    )
 
 
 def anything(commits: Sequence[Commit]) -> list[Any]:
@@ -164,5 +168,3 @@ def _effects(commits: Sequence[Commit]) -> list[Any]:
 
 def answers(letters: str) -> list[Committed]:
     return [_ANSWERS[letter] for letter in letters]
-
-
