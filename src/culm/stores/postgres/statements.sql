@@ -27,7 +27,7 @@ ORDER BY 2, 1
 -- name: finish_plain
 SELECT {schema}.finish_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 -- name: send_plain
-SELECT {schema}.send_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+SELECT {schema}.send_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 -- name: commit
 SELECT {schema}.commit(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30,

@@ -83,23 +83,21 @@ def sending(commits: Sequence[Commit]) -> list[Any] | None:
         if c.fence is not None or not c.send or c.outcome is not None or c.emit or c.triggers or c.records or c.cancel:
             return None
         jobs += c.send
-    if any(job.topic or job.after_ms is None or "~" in job.id for job in jobs):
+    if not jobs or any(job.topic or job.after_ms is None or "~" in job.id for job in jobs):
         return None
-    return (
-        [
-            len(commits),
-            [job.id for job in jobs],
-            [job.task for job in jobs],
-            [job.queue for job in jobs],
-            [job.priority for job in jobs],
-            [job.after_ms for job in jobs],
-            [job.at_ms for job in jobs],
-            [job.keep_ms for job in jobs],
-            [encode_job(job) for job in jobs],
-        ]
-        if jobs
-        else None
-    )
+    ids = [job.id for job in jobs]
+    return [len(commits), min(ids), max(ids), ids, *_columns(jobs), [encode_job(job) for job in jobs]]
+
+
+def _columns(jobs: Sequence[Job]) -> list[list[Any]]:
+    return [
+        [job.task for job in jobs],
+        [job.queue for job in jobs],
+        [job.priority for job in jobs],
+        [job.after_ms for job in jobs],
+        [job.at_ms for job in jobs],
+        [job.keep_ms for job in jobs],
+    ]
 
 
 def anything(commits: Sequence[Commit]) -> list[Any]:
@@ -139,17 +137,7 @@ def _running(counts: Sequence[int]) -> list[int]:
 
 def _sends(commits: Sequence[Commit]) -> list[Any]:
     jobs = [job for c in commits for job in c.send]
-    return [
-        [job.id for job in jobs],
-        [job.task for job in jobs],
-        [job.queue for job in jobs],
-        [job.priority for job in jobs],
-        [job.after_ms for job in jobs],
-        [job.at_ms for job in jobs],
-        [job.keep_ms for job in jobs],
-        [job.topic for job in jobs],
-        [encode_job(job) for job in jobs],
-    ]
+    return [[job.id for job in jobs], *_columns(jobs), [job.topic for job in jobs], [encode_job(job) for job in jobs]]
 
 
 def _effects(commits: Sequence[Commit]) -> list[Any]:

@@ -58,7 +58,7 @@ END $$;
 
 -- New roots that nobody knows are sent, in_sizes[i] of them by commit i. -> answers
 CREATE FUNCTION send_plain(
-    in_now bigint, in_client text, in_number bigint, in_commits int,
+    in_now bigint, in_client text, in_number bigint, in_commits int, in_least text, in_greatest text,
     in_ids text[], in_tasks text[], in_queues text[], in_priorities smallint[], in_after bigint[], in_at bigint[], in_keep bigint[], in_jobs bytea[]
 ) RETURNS text LANGUAGE plpgsql
 SET search_path = {schema}, pg_temp
@@ -79,11 +79,15 @@ BEGIN
         s (id, task, queue, priority, after, earliest, keep, job, place)
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS written = ROW_COUNT;
-    -- Asked after the insert, which waits for whoever has the same id in hand: what that one wrote is seen now.
+    -- Asked after the insert, which waits for whoever has the same id in hand: what that one wrote is seen now. New ids lie close
+    -- together, where nothing else is: only if there is anything between the least and the greatest is each looked for.
     IF written < cardinality(in_ids)
-        OR EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN done d ON d.id = i)
-        OR EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN tombstones t ON t.id = i)
-        OR EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN scopes s ON s.root = i)
+        OR (EXISTS (SELECT 1 FROM done d WHERE d.id BETWEEN in_least AND in_greatest)
+            AND EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN done d ON d.id = i))
+        OR (EXISTS (SELECT 1 FROM tombstones t WHERE t.id BETWEEN in_least AND in_greatest)
+            AND EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN tombstones t ON t.id = i))
+        OR (EXISTS (SELECT 1 FROM scopes s WHERE s.root BETWEEN in_least AND in_greatest)
+            AND EXISTS (SELECT 1 FROM unnest(in_ids) i JOIN scopes s ON s.root = i))
     THEN
         RAISE EXCEPTION 'not plain' USING ERRCODE = 'CULM1';
     END IF;

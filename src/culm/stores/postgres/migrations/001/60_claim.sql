@@ -22,9 +22,9 @@ BEGIN
     RETURN at < a.until AND a.until <= at + 10000; -- later than that: the clock was set back
 END $$;
 
--- Take up to in_limit turns of one lane, none beyond (in_due, in_n), no more than in_room bytes of jobs but one in any case. -> their jobs
+-- Take up to in_limit turns of one lane, from its head on, none beyond (in_due, in_n), no more than in_room bytes of jobs but one in any case.
 CREATE FUNCTION take_lane(
-    in_queue text, in_priority int, in_due bigint, in_n bigint, in_limit int, in_room bigint,
+    in_queue text, in_priority int, head_due bigint, head_n bigint, in_due bigint, in_n bigint, in_limit int, in_room bigint,
     OUT ids text[], OUT dues bigint[], OUT ns bigint[], OUT bytes bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -35,7 +35,7 @@ BEGIN
     SELECT array_agg(place), array_agg(id), array_agg(due), array_agg(n), array_agg(size), sum(size)
     INTO places, ids, dues, ns, sizes, bytes FROM (
         SELECT r.ctid AS place, r.id, r.due, r.n, r.size FROM ready r
-        WHERE r.queue = in_queue AND r.priority = in_priority AND (r.due, r.n) <= (in_due, in_n)
+        WHERE r.queue = in_queue AND r.priority = in_priority AND (r.due, r.n) >= (head_due, head_n) AND (r.due, r.n) <= (in_due, in_n)
         ORDER BY r.due, r.n LIMIT in_limit FOR UPDATE SKIP LOCKED
     ) locked;
     IF bytes > in_room THEN
@@ -44,57 +44,76 @@ BEGIN
             fitting := fitting + 1;
             bytes := bytes + sizes[fitting];
         END LOOP;
-        places := places[1:fitting];
-        ids := ids[1:fitting]; -- the others keep their turns: they were only locked
+        places := places[1:fitting]; -- the others keep their turns: they were only locked
+        ids := ids[1:fitting];
+        dues := dues[1:fitting];
+        ns := ns[1:fitting];
     END IF;
     DELETE FROM ready WHERE ctid = ANY (places);
 END $$;
 
--- Take due jobs of these queues: by priority the highest first, of equals the oldest due; else the oldest due. -> their ids
-CREATE FUNCTION take_due(at bigint, in_queues text[], in_order text, in_limit int, in_room bigint, OUT ids text[], OUT bytes bigint)
+-- Take due jobs of these queues: by priority the highest first, of equals the oldest due; else the oldest due. -> their ids, and when the
+-- next job of all lanes comes due. Each lane's head is looked for once: turns that were taken lie before it until they are vacuumed.
+CREATE FUNCTION take_due(at bigint, in_queues text[], in_order text, in_limit int, in_room bigint, OUT ids text[], OUT next bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
-    lanes record;
+    queues text[]; priorities int[]; dues bigint[]; ns bigint[]; -- of each lane, and its head
     taken record;
     last_due bigint;
     last_n bigint;
-    group_ids text[];
-    dues bigint[];
-    ns bigint[];
+    first int := 1;
+    last int;
+    due_lanes int;
+    group_ids text[]; group_dues bigint[]; group_ns bigint[];
 BEGIN
     ids := '{}';
-    bytes := 0;
-    FOR lanes IN
-        SELECT array_agg(q) AS queues, array_agg(p) AS priorities
-        FROM unnest(in_queues) q, generate_series(0, 9) p,
-            LATERAL (SELECT due FROM ready r WHERE r.queue = q AND r.priority = p ORDER BY due, n LIMIT 1) head
-        WHERE head.due <= at GROUP BY CASE in_order WHEN 'priority' THEN p END ORDER BY max(p) DESC
-    LOOP
-        EXIT WHEN cardinality(ids) >= in_limit OR bytes >= in_room;
-        group_ids := '{}'; dues := '{}'; ns := '{}';
+    SELECT array_agg(q), array_agg(p), array_agg(h.due), array_agg(h.n) INTO queues, priorities, dues, ns FROM (
+        SELECT q, p, head.due, head.n FROM generate_series(9, 0, -1) p, unnest(in_queues) q,
+            LATERAL (SELECT r.due, r.n FROM ready r WHERE r.queue = q AND r.priority = p ORDER BY r.due, r.n LIMIT 1) head
+    ) h;
+    WHILE first <= coalesce(cardinality(queues), 0) AND cardinality(ids) < in_limit AND in_room > 0 LOOP
+        last := first;
+        due_lanes := (dues[first] <= at)::int;
+        WHILE last < cardinality(queues) AND (in_order = 'age' OR priorities[last + 1] = priorities[first]) LOOP
+            last := last + 1;
+            due_lanes := due_lanes + (dues[last] <= at)::int;
+        END LOOP;
         last_due := at;
         last_n := 9223372036854775807;
-        IF cardinality(lanes.queues) > 1 THEN
-            SELECT due, n INTO last_due, last_n FROM (
-                SELECT head.due, head.n FROM unnest(lanes.queues, lanes.priorities) l (q, p), LATERAL (
-                    SELECT r.due, r.n FROM ready r WHERE r.queue = l.q AND r.priority = l.p AND r.due <= at
+        IF due_lanes > 1 THEN -- how far to go in each of them, so that all that is taken is older than all that is left
+            SELECT o.due, o.n INTO last_due, last_n FROM (
+                SELECT head.due, head.n FROM unnest(queues[first:last], priorities[first:last], dues[first:last], ns[first:last]) l (q, p, due, n),
+                LATERAL (
+                    SELECT r.due, r.n FROM ready r
+                    WHERE r.queue = l.q AND r.priority = l.p AND (r.due, r.n) >= (l.due, l.n) AND r.due <= at
                     ORDER BY r.due, r.n LIMIT in_limit - cardinality(ids)
                 ) head ORDER BY head.due, head.n LIMIT in_limit - cardinality(ids)
-            ) oldest ORDER BY due DESC, n DESC LIMIT 1;
+            ) o ORDER BY o.due DESC, o.n DESC LIMIT 1;
         END IF;
-        FOR i IN 1 .. cardinality(lanes.queues) LOOP
-            EXIT WHEN cardinality(ids) + cardinality(group_ids) >= in_limit OR bytes >= in_room;
-            SELECT * INTO taken FROM take_lane(
-                lanes.queues[i], lanes.priorities[i], last_due, last_n, in_limit - cardinality(ids) - cardinality(group_ids), in_room - bytes
+        group_ids := '{}'; group_dues := '{}'; group_ns := '{}';
+        FOR i IN first .. last LOOP
+            CONTINUE WHEN dues[i] > at OR cardinality(ids) + cardinality(group_ids) >= in_limit OR in_room <= 0;
+            taken := take_lane(
+                queues[i], priorities[i], dues[i], ns[i], last_due, last_n, in_limit - cardinality(ids) - cardinality(group_ids), in_room
             );
-            group_ids := group_ids || taken.ids; dues := dues || taken.dues; ns := ns || taken.ns;
-            bytes := bytes + coalesce(taken.bytes, 0);
+            IF taken.ids IS NULL THEN
+                dues[i] := at + 5; -- others are taking them just now
+                CONTINUE;
+            END IF;
+            group_ids := group_ids || taken.ids; group_dues := group_dues || taken.dues; group_ns := group_ns || taken.ns;
+            in_room := in_room - taken.bytes;
+            dues[i] := (
+                SELECT r.due FROM ready r WHERE r.queue = queues[i] AND r.priority = priorities[i]
+                AND (r.due, r.n) > (taken.dues[cardinality(taken.dues)], taken.ns[cardinality(taken.ns)]) ORDER BY r.due, r.n LIMIT 1
+            );
         END LOOP;
-        IF cardinality(lanes.queues) > 1 THEN
-            group_ids := ARRAY(SELECT id FROM unnest(group_ids, dues, ns) t (id, due, n) ORDER BY due, n);
+        IF due_lanes > 1 THEN
+            group_ids := ARRAY(SELECT t.id FROM unnest(group_ids, group_dues, group_ns) t (id, due, n) ORDER BY t.due, t.n);
         END IF;
         ids := ids || group_ids;
+        first := last + 1;
     END LOOP;
+    next := (SELECT min(d) FROM unnest(dues) d);
 END $$;
 
 -- What a row of `leases` still holds: the jobs whose grant is that one.
@@ -181,16 +200,14 @@ BEGIN
     IF NOT grace THEN
         PERFORM 1 FROM leases WHERE until <= moment LIMIT 1;
         IF FOUND THEN
-            SELECT * INTO due FROM take_over(moment, open_queues, in_limit, in_room, in_ledger);
+            due := take_over(moment, open_queues, in_limit, in_room, in_ledger);
             late := due.ids;
             in_room := in_room - due.bytes;
         END IF;
     END IF;
-    IF cardinality(late) < in_limit AND in_room > 0 THEN
-        SELECT * INTO due FROM take_due(moment, open_queues, in_order, in_limit - cardinality(late), in_room);
-        late := late || due.ids;
-    END IF;
-    next := next_due(open_queues);
+    due := take_due(moment, open_queues, in_order, in_limit - cardinality(late), in_room);
+    late := late || due.ids;
+    next := due.next;
     IF cardinality(late) > 0 THEN
         SELECT array_agg(id), array_agg(n), array_agg(attempt), array_agg(expired), array_agg(fence), array_agg(sent_at), array_agg(job)
         INTO ids, ns, attempts, expiries, fences, sent, bodies FROM (
