@@ -1,4 +1,4 @@
-"""`python -m benchmarks.postgres [--rounds 3]`: culm on a private PostgreSQL, beside raw loops of asyncpg on the same one, synchronous_commit on.
+"""`python -m benchmarks.postgres [--rounds 3]`: culm on a private PostgreSQL, beside raw loops of asyncpg on it, synchronous_commit on.
 
 A ratio is taken within a round; the table shows the median of the ratios, with the least and the greatest.
 """
@@ -31,7 +31,8 @@ BODY = b"\x94" + b"x" * 99  # about what the record of a no-op job takes
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}  # alike for both sides
 
 _TABLE = """DROP TABLE IF EXISTS raw; CREATE TABLE raw (
-    id text COLLATE "C" PRIMARY KEY, queue text NOT NULL, priority smallint NOT NULL, due bigint NOT NULL, n bigint NOT NULL, job bytea NOT NULL
+    id text COLLATE "C" PRIMARY KEY, queue text NOT NULL, priority smallint NOT NULL,
+    due bigint NOT NULL, n bigint NOT NULL, job bytea NOT NULL
 ); CREATE INDEX ON raw (queue, priority, due, n)"""
 _INSERT = """INSERT INTO raw SELECT i, 'default', 5, 0, n, job FROM unnest($1::text[], $2::bytea[]) WITH ORDINALITY t (i, job, n)"""
 _TAKE = """DELETE FROM raw WHERE ctid = ANY (ARRAY(

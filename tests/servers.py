@@ -119,15 +119,14 @@ class PostgresServer:
 
     Args:
         settings: as its configuration has them.
-        data: where its files lie, if not in the folder.
     """
 
     USER = "culm"
 
-    def __init__(self, folder: Path, *, data: Path | None = None, **settings: str) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self.data = data or folder / "data"
+        self.data = folder / "data"
         self._settings = {"max_connections": "60", "unix_socket_directories": "", "listen_addresses": HOST, **settings}
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)

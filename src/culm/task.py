@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeA
 from msgspec import Struct
 
 from culm.codec import Signature
-from culm.commit import Commit, Trigger
+from culm.commit import Commit, Committed, Trigger
 from culm.current import running
 from culm.duration import Seconds, maybe_ms
-from culm.errors import CulmError, IdConflict, NotInTask
+from culm.errors import ConfigError, CulmError, IdConflict, NotInTask
 from culm.handle import Handle
 from culm.job import Job
 from culm.options import JobOptions, Options, changed, check_name
 from culm.retry import Retry
+from culm.store import Transactional
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -113,7 +114,7 @@ class Task(Generic[P, R]):
         """
         bound: Bound[R] = Bound(self, self.signature.encode_call(args, kwargs))
         attempt = running()
-        if attempt is not None and not self.options.now:
+        if attempt is not None and not self.options.now and self.options.within is None:
             return join_send(bound, attempt)
         return await send(bound, attempt)
 
@@ -166,9 +167,22 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     if attempt is None and options.topic:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
-    if await app.gatherer().submit(Commit(send=(make_job(bound, job_id),))) == "conflict":
+    commit = Commit(send=(make_job(bound, job_id),))
+    if options.within is not None:
+        answer = await send_within(app, commit, options.within)
+    else:
+        answer = await app.gatherer().submit(commit)
+    if answer == "conflict":
         raise IdConflict(job_id)
     return Handle(app, job_id, bound.task)
+
+
+async def send_within(app: App, commit: Commit, within: object) -> Committed:
+    """Let it leave with the caller's transaction. Raises ConfigError: this store has no part in one."""
+    store = app.store
+    if not isinstance(store, Transactional):
+        raise ConfigError(f"within= needs a store in the database of that transaction, postgresql://; this one is {store}")
+    return await store.commit_within(commit, within)
 
 
 def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, reads: tuple[str, ...] = ()) -> Handle[R]:

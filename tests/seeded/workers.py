@@ -70,13 +70,13 @@ def effects_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("effects of a failed attempt")
 def effects_of_a_failed_attempt(patch: pytest.MonkeyPatch) -> None:
-    right = slots._with_effects
+    right = slots.ending
 
     def commit(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
         whole = right(attempt, effects, Succeeded())
         return msgspec.structs.replace(whole, outcome=outcome)
 
-    patch.setattr(slots, "_with_effects", commit)
+    patch.setattr(slots, "ending", commit)
 
 
 @_bug("retry ignores the limit")

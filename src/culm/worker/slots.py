@@ -19,11 +19,12 @@ from culm import decide
 from culm.app import App
 from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held, weigh
-from culm.current import Attempt, Effects
+from culm.current import Attempt
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import Delivery
-from culm.outcome import Failed, Outcome, Released, Succeeded
+from culm.outcome import Failed, Outcome, Released
 from culm.store import LeaseState
+from culm.worker.ending import ending
 from culm.worker.runner import NOTHING, Runner
 
 log = logging.getLogger("culm.worker")
@@ -109,12 +110,11 @@ class Slots:
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
-        job = attempt.job
-        if attempt.effects is None:
-            commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
-        else:
-            commit = _with_effects(attempt, attempt.effects, outcome)
-        self._post(commit, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        if attempt.committed is None:
+            commit = ending(attempt, outcome)
+            self._post(commit, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        elif attempt.committed != "applied":
+            self._fence(attempt.job.id)
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer
@@ -151,8 +151,11 @@ class Slots:
             # What it sent cannot be; end it without, or it would conflict for ever.
             self._post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
-            self.fenced += 1
-            log.warning("commit.fenced: job %s: another worker has it", fence.job_id)
+            self._fence(fence.job_id)
+
+    def _fence(self, job_id: str) -> None:
+        self.fenced += 1
+        log.warning("commit.fenced: job %s: another worker has it", job_id)
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -228,16 +231,3 @@ class Slots:
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             self._let_go(attempt.delivery, Released())
-
-
-def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
-    """The attempt's one decision: what it sent and emitted leaves only with a success."""
-    leaving = effects if isinstance(outcome, Succeeded) else Effects()
-    return Commit(
-        fence=Held(attempt.job.id, attempt.delivery.lease),
-        outcome=outcome,
-        keep_ms=attempt.job.keep_ms,
-        send=tuple(leaving.send),
-        emit=tuple(leaving.emit),
-        triggers=tuple(leaving.triggers),
-    )

@@ -1,4 +1,4 @@
-"""What the server, the driver or the network says, in the store's words. Nothing of the driver passes the store, and no password any message."""
+"""What the server, the driver or the network says, in the store's words. Nothing of them passes the store, and no password any message."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Link:
         raise StoreUnavailable(f"{self.address}: others were in the way {MOST_REPEATS} times; nothing was written")
 
     async def _ask(self, query: str, args: Sequence[Any]) -> Sequence[Any]:
-        connection = await self._take()
+        connection = await self.take()
         try:
             async with asyncio.timeout(REPLY_S):
                 if self.address.listen:
@@ -77,22 +77,22 @@ class Link:
                         found = await connection.fetch(query, *args)
         except asyncpg.PostgresError as e:
             if connection.is_closed() or state_of(e)[:2] in ("08", "25", "57"):
-                self._drop(connection)
+                self.drop(connection)
             else:
-                self._give_back(connection)
+                self.give_back(connection)
             if state_of(e) in (*AGAIN, NOT_PLAIN):
                 raise
             raise translated(e, str(self.address)) from None
         except asyncpg.DataError as e:  # it never left this process
-            self._give_back(connection)
+            self.give_back(connection)
             raise translated(e, str(self.address)) from None
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as e:
-            self._drop(connection)
+            self.drop(connection)
             raise self._lost(e) from None
         except BaseException:  # its caller went away in the middle: what comes on this line would be another's
-            self._drop(connection)
+            self.drop(connection)
             raise
-        self._give_back(connection)
+        self.give_back(connection)
         return found
 
     def _lost(self, error: Exception) -> Exception:
@@ -104,7 +104,8 @@ class Link:
 
     # -- connections ----------------------------------------------------------------------------------------------------------
 
-    async def _take(self) -> Any:
+    async def take(self) -> Any:
+        """A connection for oneself, until it is given back or dropped."""
         while True:
             if self.closed:
                 raise StoreError("this store was closed; open it anew")
@@ -112,7 +113,7 @@ class Link:
                 connection = self._idle.pop()
                 if not connection.is_closed():
                     return connection
-                self._drop(connection)
+                self.drop(connection)
             if self._room > 0:
                 break
             turn: asyncio.Future[None] = self.loop.create_future()
@@ -133,14 +134,14 @@ class Link:
         self._open.add(connection)
         return connection
 
-    def _give_back(self, connection: Any) -> None:
+    def give_back(self, connection: Any) -> None:
         if self.closed or connection.is_closed():
-            self._drop(connection)
+            self.drop(connection)
         else:
             self._idle.append(connection)
             self._next()
 
-    def _drop(self, connection: Any) -> None:
+    def drop(self, connection: Any) -> None:
         connection.terminate()
         if connection in self._open:
             self._open.discard(connection)
@@ -155,7 +156,7 @@ class Link:
                 return
 
     async def open(self) -> Any:
-        """A new connection to a server that was inspected. After a failure the next try waits a moment: clients must not return as a herd."""
+        """A new connection to a server that was inspected. After a failure the next try waits: clients must not return as a herd."""
         pause = self._not_before - self.loop.time()
         if pause > 0:
             await asyncio.sleep(pause)
@@ -169,7 +170,7 @@ class Link:
             except BaseException:
                 connection.terminate()
                 raise
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001  # whatever the driver says, in the store's words
             self._pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, self._pause_s * 2))
             self._not_before = self.loop.time() + self._pause_s * (0.5 + self._rng.random() / 2)
             raise translated(e, str(self.address)) from None

@@ -33,7 +33,7 @@ def script(address: Address, *, since: int, grant: str | None = None) -> str:
     for version in range(since + 1, LAYOUT + 1):
         found = sorted((f for f in (_FOLDER / f"{version:03}").iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
         parts += [f.read_text(encoding="utf-8").replace("{schema}", schema) for f in found]
-        parts.append(f"INSERT INTO {schema}.version (number) VALUES ({version});")
+        parts.append(f"INSERT INTO {schema}.version (number) VALUES ({version});")  # noqa: S608  # quoted
     if grant is not None:
         parts.append(_grants(schema, quoted(grant)))
     return "\n".join(parts)
@@ -52,7 +52,7 @@ async def version_of(address: Address) -> int:
     connection = await _connect(address)
     try:
         return await _version(connection, address)
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001  # whatever the driver says, in the store's words
         raise translated(e, str(address)) from None
     finally:
         connection.terminate()
@@ -75,7 +75,7 @@ async def migrate(address: Address, *, grant: str | None = None) -> tuple[int, i
     except asyncpg.InsufficientPrivilegeError as e:
         said = str(e).partition("\n")[0]
         raise ConfigError(f"{address}: {said}; migrate as the owner of schema {address.schema!r}, who may CREATE in the database") from None
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001  # whatever the driver says, in the store's words
         raise translated(e, str(address)) from None
     finally:
         connection.terminate()
@@ -84,7 +84,7 @@ async def migrate(address: Address, *, grant: str | None = None) -> tuple[int, i
 async def _connect(address: Address) -> Any:
     try:
         return await asyncpg.connect(address.dsn, timeout=10, statement_cache_size=0, server_settings={"application_name": "culm migrate"})
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001  # whatever the driver says, in the store's words
         raise translated(e, str(address)) from None
 
 

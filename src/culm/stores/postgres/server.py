@@ -1,4 +1,4 @@
-"""What a server is asked before it is trusted: that it takes writes and keeps them, that culm's schema is there, and what this user may do."""
+"""What a server is asked before it is trusted: that it takes writes and keeps them, has culm's schema, and lets this user use it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _check_connections(where: str, wanted: int, s: Any) -> None:
     ):
         if 0 <= limit < wanted:
             raise ConfigError(
-                f"{where} allows {limit} connections ({name}), and one process of culm takes up to {wanted}; raise it, or lower ?connections="
+                f"{where} allows {limit} connections ({name}), and one process of culm takes up to {wanted}; raise it or lower ?connections="
             )
 
 

@@ -1,7 +1,8 @@
-"""`postgresql://host/database`: a store that many machines share. What has to be atomic is a function of the schema; this is what calls them.
+"""`postgresql://host/database`: a store that many machines share. What has to be atomic is a function of the schema; this calls them.
 
 Map: docs/postgres.md the tables; `migrations/` them and the kernel; `wire.py` commits as columns; `link.py` the connections; `news.py`,
-`outcomes.py` and `hints.py` who is told of what; `reads.py` the rest; `within.py` a commit in somebody's own transaction. Durability is the server's, and is said at the first connection.
+`outcomes.py` and `hints.py` who is told of what; `reads.py` the rest; `within.py` a commit in somebody's own transaction. Durability is
+the server's, and is said at the first connection.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from culm.stores.postgres.news import News
 from culm.stores.postgres.outcomes import Outcomes
 from culm.stores.postgres.server import Server
 from culm.stores.postgres.wire import Leases
+from culm.stores.postgres.within import Transaction, begin, commit_within
 
 log = logging.getLogger("culm.postgres")
 
@@ -52,6 +54,7 @@ class _Ends:
     def __init__(self, store: PostgresStore) -> None:
         address = store.address
         self.link = Link(address, store.rng, store.connected)
+        self.transactions = Link(address, store.rng, store.connected)  # tasks keep one for long: it must not be one of the others
         self.who = f"culm/{uuid.uuid4().hex}"
         self.bells = Bells()
         self.news = News(self.link, self._returned)
@@ -88,6 +91,7 @@ class _Ends:
     def close(self) -> None:
         self.news.close()
         self.link.close()
+        self.transactions.close()
         self._returned()
 
     def abandon(self) -> None:
@@ -105,7 +109,8 @@ class PostgresStore:
         rng: spreads the return of many clients.
 
     Raises:
-        ConfigError: at first use; the server is too old, may lose what it acknowledged, or refuses the user; the schema is missing or of another version.
+        ConfigError: at first use; the server is too old, may lose what it acknowledged, or refuses the user; the schema is missing, or of
+            another version.
     """
 
     def __init__(self, address: Address, *, clock: Clock | None = None, rng: random.Random | None = None) -> None:
@@ -203,6 +208,14 @@ class PostgresStore:
                 await rung.wait(for_ms=for_ms if is_listening else min(for_ms, POLL_MS))
         finally:
             rung.stop()
+
+    # -- Transactional ------------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> Transaction:
+        return await begin(self._here().transactions, self.now)
+
+    async def commit_within(self, commit: Commit, within: Any) -> Committed:
+        return await commit_within(within, self.address.schema, self.now(), commit, ledger=self.address.ledger)
 
     # -- Hints --------------------------------------------------------------------------------------------------------------
 

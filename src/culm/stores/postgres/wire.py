@@ -118,13 +118,13 @@ def _heads(commits: Sequence[Commit]) -> list[Any]:
 
 
 def _ends_of_lists(commits: Sequence[Commit]) -> list[list[int]]:
-    ends: list[list[int]] = []
-    for counts in (
-        [len(c.send) for c in commits], [len(c.emit) for c in commits], [len(c.triggers) for c in commits],
-        [len(c.records) for c in commits], [len(c.cancel) for c in commits],
-    ):  # fmt: skip
-        ends.append(_running(counts))
-    return ends
+    return [
+        _running([len(c.send) for c in commits]),
+        _running([len(c.emit) for c in commits]),
+        _running([len(c.triggers) for c in commits]),
+        _running([len(c.records) for c in commits]),
+        _running([len(c.cancel) for c in commits]),
+    ]
 
 
 def _running(counts: Sequence[int]) -> list[int]:
