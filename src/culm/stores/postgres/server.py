@@ -74,7 +74,7 @@ def _check_connections(where: str, wanted: int, s: Any) -> None:
     ):
         if 0 <= limit < wanted:
             raise ConfigError(
-                f"{where} allows {limit} connections ({name}), and one process of culm takes up to {wanted}; raise it or lower ?connections="
+                f"{where} allows {limit} connections ({name}), and a process of culm takes up to {wanted}; raise it or lower ?connections="
             )
 
 
