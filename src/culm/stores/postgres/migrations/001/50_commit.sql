@@ -38,9 +38,14 @@ CREATE FUNCTION absent_job(in_ids text[], in_coming text[]) RETURNS boolean LANG
 $$;
 
 -- Sorted: two batches that locked in opposite orders would deadlock. What else a batch turns out to touch may still: then it is repeated.
-CREATE FUNCTION lock_all(in_ids text[], in_roots text[]) RETURNS void LANGUAGE plpgsql AS $$
+-- A scope that is yet to be made has no row to lock: whoever may make one of in_making holds one of 64 locks for it.
+CREATE FUNCTION lock_all(in_ids text[], in_making text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM 1 FROM scopes s WHERE s.root = ANY (in_roots || ARRAY(SELECT root_of(i) FROM unnest(in_ids) i)) ORDER BY s.root FOR UPDATE;
+    PERFORM pg_advisory_xact_lock(hashtextextended(current_schema, 6179) + bucket) FROM (
+        SELECT DISTINCT hashtextextended(m, 0) & 63 AS bucket FROM unnest(in_making) m WHERE NOT EXISTS (SELECT 1 FROM scopes s WHERE s.root = m)
+        ORDER BY bucket
+    ) b;
+    PERFORM 1 FROM scopes s WHERE s.root = ANY (in_making || ARRAY(SELECT root_of(i) FROM unnest(in_ids) i)) ORDER BY s.root FOR UPDATE;
     PERFORM 1 FROM jobs j WHERE j.id = ANY (in_ids) ORDER BY j.id FOR UPDATE;
 END $$;
 
@@ -74,7 +79,11 @@ BEGIN
         END IF;
         answers := '';
     END IF;
-    PERFORM lock_all(c_id || s_id || t_job || x_id, e_root || t_root || ARRAY(SELECT root_of(f) FROM unnest(r_flow) f));
+    PERFORM lock_all(
+        c_id || s_id || t_job || x_id,
+        e_root || t_root || ARRAY(SELECT root_of(f) FROM unnest(r_flow) f)
+            || ARRAY(SELECT root_of(i) FROM unnest(s_id, s_topic) n (i, topic) WHERE strpos(i, '~') > 0 OR topic <> '')
+    );
     base := nextval('sends');
     FOR i IN 1 .. size LOOP
         good := true;
