@@ -148,7 +148,7 @@ def main() -> None:
             try:
                 rounds.append(Bench(server).round())
             finally:
-                server.kill()
+                server.close()
     table(rounds)
 
 

@@ -126,14 +126,12 @@ class PostgresServer:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self.data = folder / "data"
+        self.place = Path(tempfile.mkdtemp(prefix="culm-postgres-", dir="/tmp"))  # where another user may pass
+        self.data = self.place / "data"
         self._settings = {"max_connections": "60", "unix_socket_directories": "", "listen_addresses": HOST, **settings}
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
-        for part in (folder, *folder.parents):
-            if part.stat().st_uid == os.getuid() and part != Path("/"):
-                part.chmod(part.stat().st_mode | 0o011)  # its user must be able to pass
-        _give_away(folder)
+        _give_away(self.place)
         self._run("initdb", "-D", str(self.data), "-U", self.USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
         self.start()
 
@@ -197,10 +195,12 @@ class PostgresServer:
             self._child.wait()
             self._child = None
 
-    close = kill
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.place, ignore_errors=True)
 
     def _run(self, name: str, *words: str) -> None:
-        done = subprocess.run(_as_nobody(_program(name), *words), capture_output=True, check=False, cwd=self.folder)
+        done = subprocess.run(_as_nobody(_program(name), *words), capture_output=True, check=False, cwd=self.place)
         if done.returncode:
             raise RuntimeError(f"{name} failed:\n{done.stderr.decode()[-2000:]}")
 
@@ -240,7 +240,7 @@ def postgres() -> PostgresServer:
     folder = tempfile.TemporaryDirectory(prefix="culm-postgres-", ignore_cleanup_errors=True)
     server = PostgresServer(Path(folder.name), fsync="off", full_page_writes="off", autovacuum="off")
     atexit.register(folder.cleanup)
-    atexit.register(server.kill)
+    atexit.register(server.close)
     return server
 
 

@@ -44,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[PostgresServer]:
     found = PostgresServer(tmp_path / "server")
     migrate_in_thread(parse(found.url()))
     yield found
-    found.kill()
+    found.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable
 
@@ -136,7 +137,7 @@ async def test_a_role_that_migrates_and_one_that_only_uses_the_tables(opened: Op
         assert await send(store, "a", "r~b") == ["applied"] * 2
         assert len((await store.claim(["default"], lease="w/1", limit=5, for_ms=1_000)).deliveries) == 2
         assert await store.sweep() == 0
-    with pytest.raises(ConfigError, match="permission denied"):
+    with pytest.raises(ConfigError, match="only the owner of schema"):
         await migrate(parse(app), grant=f"{name}_app")
 
 
@@ -144,7 +145,7 @@ async def test_what_the_server_can_never_take_is_refused_and_changes_nothing(url
     from culm.errors import StoreError
 
     async with opened(url) as store:
-        for job_id in ("nul\0", "half\udc80", "long" * 3_000):
+        for job_id in ("nul\0", "half\udc80", random.Random(1).randbytes(6_000).hex()):
             with pytest.raises(StoreError, match="refused") as caught:
                 await send(store, job_id)
             assert type(caught.value) is StoreError

@@ -17,6 +17,7 @@ from culm.stores.postgres.faults import translated
 _FOLDER = files(__package__) / "migrations"
 LAYOUT = max(int(folder.name) for folder in _FOLDER.iterdir() if folder.name.isdecimal())
 
+_OWNS = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1"
 _LOCK = 6_179_003_561  # of one migration at a time, in a database
 
 
@@ -69,6 +70,8 @@ async def migrate(address: Address, *, grant: str | None = None) -> tuple[int, i
                 raise ConfigError(
                     f"schema {address.schema!r} of {address} has version {since}, and this culm knows {LAYOUT}; install a newer culm"
                 )
+            if grant is not None and since and not await connection.fetchval(_OWNS, address.schema):
+                raise ConfigError(f"{address}: only the owner of schema {address.schema!r} can let {grant} use it; say the owner's")
             if text := script(address, since=since, grant=grant):
                 await connection.execute(text)
         return since, LAYOUT

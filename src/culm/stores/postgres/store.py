@@ -158,9 +158,12 @@ class PostgresStore:
     # -- Store --------------------------------------------------------------------------------------------------------------
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
-        letters = await self._commit_plainly(commits, batch)
-        if letters is None:
-            letters = await self._run("commit", self.now(), *batch, self.address.ledger, False, *wire.anything(commits))
+        try:
+            letters = await self._commit_plainly(commits, batch)
+            if letters is None:
+                letters = await self._run("commit", self.now(), *batch, self.address.ledger, False, *wire.anything(commits))
+        except UnicodeEncodeError as e:
+            raise StoreError(f"refused: {e.object[e.start : e.end]!r} is no text that UTF-8 can carry") from None
         answers = wire.answers(letters)
         self._leases.forget(commits, answers)
         return answers
