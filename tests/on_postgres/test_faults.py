@@ -188,6 +188,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def more_room(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
 async def test_a_full_disk_is_said_clearly_and_nothing_is_half_written(server: PostgresServer, opened: Opener) -> None:  # I33
     with small_disk(server.place / "small", "6m") as disk:
         server.ask(f"CREATE TABLESPACE small LOCATION '{disk}'")
@@ -208,7 +212,7 @@ async def test_a_full_disk_is_said_clearly_and_nothing_is_half_written(server: P
             claimed = await store.claim(["default"], lease="w/1", limit=200, for_ms=60_000)
             ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(), keep_ms=0) for d in claimed.deliveries]
             assert set(await store.commit(ends, batch=("w", 1))) == {"applied"}, "it still drains"
-            subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+            more_room(disk, "30m")
             assert await send(store, "again", number=number + 1) == ["applied"]
         server.ask("DROP SCHEMA culm CASCADE")
         server.ask("DROP TABLESPACE small")
