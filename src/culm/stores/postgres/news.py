@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+import asyncpg
+
 from culm.errors import CulmError, StoreUnavailable
 from culm.stores.postgres.link import Link
 
@@ -32,6 +34,7 @@ class News:
         self._hearers: dict[str, list[Hear]] = {}
         self._connection: Any = None
         self._lost = asyncio.Event()
+        self._line = asyncio.Lock()  # a connection does one thing at a time
         self._ready: asyncio.Future[None] | None = None
         self._away = False  # so much was said
         self._keeper: asyncio.Task[None] | None = None
@@ -52,7 +55,7 @@ class News:
                     await asyncio.shield(self._ready)
                 elif len(hearers) == 1 and self._connection is not None:
                     await self._listen(self._connection, channel)
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self.unsubscribe(channel, hear)
             raise StoreUnavailable(f"{self._link.address} did not confirm the subscription in time") from None
         except BaseException:
@@ -75,9 +78,9 @@ class News:
     # -- inside -------------------------------------------------------------------------------------------------------------
 
     async def _listen(self, connection: Any, channel: str) -> None:
-        with suppress(KeyError):
-            await connection.remove_listener(channel, self._heard)
-        await connection.add_listener(channel, self._heard)
+        async with self._line:
+            await connection.remove_listener(channel, self._heard)  # nobody may have heard it for a while, and it was never taken back
+            await connection.add_listener(channel, self._heard)
 
     def _heard(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         for hear in self._hearers.get(channel, ())[:]:
@@ -103,8 +106,11 @@ class News:
         connection = await self._link.open()
         try:
             async with asyncio.timeout(CONFIRM_S):
-                for channel in list(self._hearers):
-                    await connection.add_listener(channel, self._heard)
+                listened: set[str] = set()
+                while missing := self._hearers.keys() - listened:  # more may come while these are confirmed
+                    for channel in missing:
+                        await connection.add_listener(channel, self._heard)
+                    listened |= missing
         except BaseException:
             connection.terminate()
             raise
@@ -136,7 +142,7 @@ class News:
                     await self._lost.wait()
                 return
             try:
-                async with asyncio.timeout(PING_S):
+                async with asyncio.timeout(PING_S), self._line:
                     await connection.execute("SELECT 1")
             except Exception:  # noqa: BLE001  # silent, or gone
                 connection.terminate()
