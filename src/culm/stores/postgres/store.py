@@ -183,7 +183,7 @@ class PostgresStore:
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         args = (lease, limit, for_ms, order, MAX_BYTES, list(queues), self._leases.take_gone(), self.address.ledger)
         (row,) = await self._here().link.rows("claim", self.now(), *args)
-        moment, next_due, ids, ns, attempts, expiries, fences, sent, bodies = row
+        moment, next_due, ids, ns, attempts, expiries, fences, sent, bodies, turns = row
         next_ms = None if next_due is None else max(0, next_due - moment)
         if not ids:
             return Claimed([], next_ms)
@@ -192,6 +192,9 @@ class PostgresStore:
         for job_id, attempt, expired, fence, at, body in zip(ids, attempts, expiries, fences, sent, bodies, strict=True):
             job, broken = as_delivered(body, job_id=job_id, queue=queues[0])
             found.append(Delivery(job, lease, attempt, expired, fence, moment - at, broken))
+        if turns is not None and turns != ids:
+            by_id = {d.job.id: d for d in found}
+            found = [by_id[job_id] for job_id in turns if job_id in by_id]
         return Claimed(found, next_ms)
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -168,11 +168,12 @@ BEGIN
     END LOOP;
 END $$;
 
--- -> moment, when the next job comes due (NULL: none is known), and in columns the jobs: their grants, and what they are
+-- -> moment, when the next job comes due (NULL: none is known), in columns the jobs: their grants, and what they are; and the ids in the
+-- order of their turns (NULL: in any)
 CREATE FUNCTION claim(
     in_now bigint, in_lease text, in_limit int, in_for bigint, in_order text, in_room bigint, in_queues text[], in_gone text[], in_ledger boolean,
     OUT moment bigint, OUT next bigint, OUT ids text[], OUT ns bigint[], OUT attempts int[], OUT expiries int[], OUT fences int[],
-    OUT sent bigint[], OUT bodies bytea[]
+    OUT sent bigint[], OUT bodies bytea[], OUT turns text[]
 ) LANGUAGE plpgsql
 SET search_path = {schema}, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
@@ -212,8 +213,9 @@ BEGIN
         SELECT array_agg(id), array_agg(n), array_agg(attempt), array_agg(expired), array_agg(fence), array_agg(sent_at), array_agg(job)
         INTO ids, ns, attempts, expiries, fences, sent, bodies FROM (
             SELECT j.id, j.n, j.attempt + 1 AS attempt, j.expiries AS expired, j.fence + 1 AS fence, j.sent AS sent_at, j.job
-            FROM unnest(late) WITH ORDINALITY f (id, place) JOIN jobs j ON j.id = f.id ORDER BY f.place
+            FROM jobs j WHERE j.id = ANY (late) -- by id: whoever asked sorts them
         ) found;
+        turns := late;
     END IF;
     IF ids IS NOT NULL THEN
         INSERT INTO leases (lease, until, queues, ids, ns, fences) VALUES (in_lease, moment + in_for, open_queues, ids, ns, fences);
