@@ -70,6 +70,7 @@ BEGIN
     SELECT array_agg(q), array_agg(p), array_agg(h.due), array_agg(h.n) INTO queues, priorities, dues, ns FROM (
         SELECT q, p, head.due, head.n FROM generate_series(9, 0, -1) p, unnest(in_queues) q,
             LATERAL (SELECT r.due, r.n FROM ready r WHERE r.queue = q AND r.priority = p ORDER BY r.due, r.n LIMIT 1) head
+        ORDER BY p DESC
     ) h;
     WHILE first <= coalesce(cardinality(queues), 0) AND cardinality(ids) < in_limit AND in_room > 0 LOOP
         last := first;
