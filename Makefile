@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 REDIS_ARGS ?=
+POSTGRES_ARGS ?=
 
 .PHONY: demo check test bench bench-peers lint types servers clean
 
@@ -23,6 +24,7 @@ test: lint types servers
 
 servers: # what the tests start for themselves; installed where it is missing
 	sh benchmarks/peers/install_redis.sh
+	sh benchmarks/peers/install_postgres.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,6 +37,7 @@ types: $(VENV)/.dev
 bench: $(VENV)/.bench servers
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.redis $(REDIS_ARGS)
+	$(BIN)/python -m benchmarks.postgres $(POSTGRES_ARGS)
 
 bench-peers: $(VENV)/.installed servers
 	$(BIN)/python -m benchmarks.peers $(ARGS)

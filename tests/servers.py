@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
+import glob
+import os
 import shutil
 import signal
 import socket
@@ -19,6 +22,7 @@ from typing import Any
 import hiredis
 
 HOST = "127.0.0.1"
+NOBODY = 65534  # whom a server runs as when the tests are root's
 
 
 class RedisServer:
@@ -109,6 +113,136 @@ class RedisServer:
             self._child.wait()
 
     close = kill
+
+
+class PostgresServer:
+    """A PostgreSQL of its own, run by a user of no rights: it refuses to be root's. A missing program is an error, never a skip.
+
+    Args:
+        settings: as its configuration has them.
+    """
+
+    USER = "culm"
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.place = Path(tempfile.mkdtemp(prefix="culm-postgres-", dir="/tmp"))  # where another user may pass
+        self.data = self.place / "data"
+        self._settings = {"max_connections": "60", "unix_socket_directories": "", "listen_addresses": HOST, **settings}
+        self._child: subprocess.Popen[bytes] | None = None
+        folder.mkdir(exist_ok=True)
+        _give_away(self.place)
+        self._run("initdb", "-D", str(self.data), "-U", self.USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        self.start()
+
+    def url(self, schema: str = "culm", **options: str) -> str:
+        return f"postgresql://{self.USER}@{HOST}:{self.port}/postgres?" + "&".join(
+            f"{k}={v}" for k, v in {"schema": schema, **options}.items()
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def start(self) -> None:
+        """Start it, or start it again on the same port and folder."""
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        command = _as_nobody(_program("postgres"), "-D", str(self.data), "-p", str(self.port), *options)
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, start_new_session=True)  # noqa: PLW1509
+        ends_at = time.monotonic() + 30
+        while subprocess.run([_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)], check=False).returncode != 0:
+            if self._child.poll() is not None or time.monotonic() > ends_at:
+                self.kill()
+                raise RuntimeError(f"postgres did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def ask(self, text: str, *, user: str = USER, database: str = "postgres") -> list[list[str]]:
+        """Rows of texts, through psql: past all of culm and its driver."""
+        command = [
+            _program("psql"),
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-F",
+            "\x1f",
+            "-h",
+            HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            user,
+            "-c",
+            text,
+            database,
+        ]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return [line.split("\x1f") for line in found.splitlines()]
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all of its processes."""
+        assert self._child is not None
+        os.killpg(self._child.pid, number)
+        for backend in _children_of(self._child.pid):  # each is a session of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(backend, number)
+
+    def kill(self) -> None:
+        """SIGKILL, all of it at once, and gone."""
+        if self._child is not None:
+            self.signal(signal.SIGKILL)
+            self._child.wait()
+            self._child = None
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def _run(self, name: str, *words: str) -> None:
+        done = subprocess.run(_as_nobody(_program(name), *words), capture_output=True, check=False, cwd=self.place)
+        if done.returncode:
+            raise RuntimeError(f"{name} failed:\n{done.stderr.decode()[-2000:]}")
+
+
+def _program(name: str) -> str:
+    """Distributions keep the server's programs beside the path, one folder for each version."""
+    known = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), key=lambda path: int(path.split("/")[4]))
+    program = shutil.which(name) or (known[-1] if known else None)
+    if program is None:
+        raise FileNotFoundError(f"{name} is not installed; run: make servers")
+    return program
+
+
+def _as_nobody(*command: str) -> list[str]:
+    if os.getuid() != 0:
+        return list(command)
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig", "KILL", *command]
+
+
+def _give_away(folder: Path) -> None:
+    if os.getuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+
+
+def _children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+@functools.cache
+def postgres() -> PostgresServer:
+    """One for all tests of this process that need no faults. Power is not lost in these tests."""
+    folder = tempfile.TemporaryDirectory(prefix="culm-postgres-", ignore_cleanup_errors=True)
+    server = PostgresServer(Path(folder.name), fsync="off", full_page_writes="off", autovacuum="off")
+    atexit.register(folder.cleanup)
+    atexit.register(server.close)
+    return server
 
 
 @functools.cache

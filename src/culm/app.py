@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet
@@ -34,7 +35,7 @@ from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
-from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send
+from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send, send_within
 from culm.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -224,6 +225,11 @@ class App:
                 were accepted; `sent` has their ids.
         """
         attempt = running()
+        bounds = iter(bounds)
+        first = next(bounds, None)
+        bounds = chain(() if first is None else (first,), bounds)
+        if first is not None and first.options.within is not None:
+            return await self._many_within(list(bounds), first.options.within)
         if attempt is not None:
             return await self._many_inside(list(bounds), attempt)
         posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
@@ -250,6 +256,18 @@ class App:
             await self._all_accepted(posted)
             raise PartlySent([job.id for jobs, _ in posted for job in jobs], e) from e
         await self._all_accepted(posted)
+        return handles
+
+    async def _many_within(self, bounds: list[Bound[Any]], within: object) -> list[Handle[Any]]:
+        """A commit for each chunk, in a transaction of the caller's, who undoes all of it when this raises."""
+        if any(b.options.within is not within for b in bounds):
+            raise ValueError("jobs of one enqueue_many leave within one transaction: give all of them the same within=, or none")
+        handles: list[Handle[Any]] = []
+        for chunk in _chunks(bounds):
+            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
+            if await send_within(self, Commit(send=tuple(jobs)), within) == "conflict":
+                raise IdConflict(await self._conflicting(jobs))
+            handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
         return handles
 
     async def _all_accepted(self, posted: list[tuple[list[Job], asyncio.Future[Answer]]]) -> None:

@@ -7,19 +7,21 @@ They become part of the one Commit that ends the attempt, or of none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from culm.commit import MAX_EFFECTS, Event, Trigger
-from culm.errors import CulmError, NotInTask, TooManyEffects
+from culm.commit import MAX_EFFECTS, Committed, Event, Trigger
+from culm.errors import ConfigError, CulmError, NotInTask, TooManyEffects
 from culm.job import MAX_PAYLOAD_BYTES, Delivery, Job
 from culm.kinds import Kinds
 from culm.options import MAX_NAME_CHARS, check_name, printable
 from culm.outcome import FINAL, Final, decode_outcome
+from culm.store import Transaction, Transactional
 
 T = TypeVar("T")
 Stopping: TypeAlias = Literal["", "timeout", "cancel", "shutdown", "lost"]
@@ -90,6 +92,8 @@ class Attempt(Struct, eq=False):
     ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
     slot: int = -1  # where a supervisor's board shows it
     news: tuple[float, str] | None = None  # progress that was not published yet
+    transaction_open: Transaction | None = None  # what the task wrote in it waits for the job's end
+    committed: Committed | None = None  # what the store answered to the job's end in that transaction; None: it is still to be posted
 
     @property
     def id(self) -> str:
@@ -123,6 +127,32 @@ class Attempt(Struct, eq=False):
         """Raise CancelledError if the job was asked to stop: for `def` tasks, in their loops."""
         if self.cancelled:
             raise asyncio.CancelledError("the job was cancelled")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A connection of the store's database, in a transaction that the job's success commits: the rows that are written with it and
+        the job's end are there together, once, or neither is.
+
+        Leaving the block does not commit: a task that fails later, or whose worker dies, leaves no rows. An error that leaves the block
+        undoes what was written in it. Several blocks of one attempt share the transaction; while it is open it holds its locks, so let it
+        be the last thing that a task does. Use the connection inside the block only.
+
+        Raises ConfigError: the store is in no database of this kind. StoreUnavailable.
+
+        Example:
+            >>> async with current().transaction() as tx:
+            ...     await tx.execute("UPDATE accounts SET cents = cents - $1 WHERE id = $2", cents, account)
+        """
+        if self.over:
+            raise CulmError(f"job {self.job.id} has ended: what is written now cannot be committed with it")
+        store = self.app.store
+        if not isinstance(store, Transactional):
+            raise ConfigError(f"transaction() needs a store that is in a database, postgresql://; this one is {store}")
+        if self.transaction_open is None:
+            self.transaction_open = await store.begin()
+        connection = self.transaction_open.connection
+        async with connection.transaction():
+            yield connection
 
     def join(self, *, more: int = 1) -> Effects:
         """The effects of this attempt, to add to. Raises CulmError once its commit has left or in a fork, TooManyEffects beyond 10,000."""

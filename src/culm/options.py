@@ -39,6 +39,7 @@ class JobOptions(TaskOptions, total=False):
     topic: str  # inside a task: the job's end is recorded as an event under this topic
     headers: dict[str, str]  # `current().headers` shows them
     now: Literal[True]  # inside a task: leave at once instead of with the task's commit
+    within: Any  # leave with a transaction of yours: a connection or session of the database that the store is in (docs/postgres.md)
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -57,6 +58,7 @@ class Options(Struct, frozen=True, kw_only=True):
     topic: str = ""
     headers: dict[str, str] = {}
     now: bool = False
+    within: Any = None
 
 
 def changed(options: Options, given: dict[str, Any], allowed: type[TaskOptions]) -> Options:
@@ -171,4 +173,5 @@ _CHECKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "topic": lambda v: {"topic": _topic(v)},
     "headers": lambda v: {"headers": _headers(v)},
     "now": lambda v: {"now": _now(v)},
+    "within": lambda v: {"within": v},
 }

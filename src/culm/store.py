@@ -12,7 +12,7 @@ A store may be used from any event loop. It raises only StoreUnavailable (it may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
@@ -312,6 +312,29 @@ class Laned(Protocol):
 
 class LanedStore(Store, Laned, Protocol):
     """A store whose commits are gathered for each lane apart."""
+
+
+class Transaction(Protocol):
+    """A transaction of the store's own database, open."""
+
+    connection: Any  # of its driver: what a task writes with it is committed with the job's end
+
+    async def commit(self, commit: Commit) -> Committed:
+        """Apply it and commit all, or undo all. Raises StoreUnavailable (it may have happened) and StoreError (it did not)."""
+        ...
+
+    async def roll_back(self) -> None: ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """A store in a database that users have tables in, too."""
+
+    async def begin(self) -> Transaction: ...
+
+    async def commit_within(self, commit: Commit, within: Any) -> Committed:
+        """Apply it with a connection of the caller's, in the transaction that is open there. Raises TypeError, ValueError."""
+        ...
 
 
 class FullStore(Store, Hints, Reader, Admin, Protocol):

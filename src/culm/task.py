@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Se
 from msgspec import Struct
 
 from culm.codec import Signature
-from culm.commit import Commit, Trigger
+from culm.commit import Commit, Committed, Trigger
 from culm.current import running
 from culm.duration import Seconds, maybe_ms
-from culm.errors import CulmError, IdConflict, NotInTask
+from culm.errors import ConfigError, CulmError, IdConflict, NotInTask
 from culm.handle import Handle
 from culm.job import Job
 from culm.options import JobOptions, Options, changed, check_name
 from culm.retry import Retry
+from culm.store import Transactional
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -118,7 +119,7 @@ class Task(Generic[P, R]):
         """
         bound: Bound[R] = Bound(self, self.signature.encode_call(args, kwargs))
         attempt = running()
-        if attempt is not None and not self.options.now:
+        if attempt is not None and not self.options.now and self.options.within is None:
             return join_send(bound, attempt)
         return await send(bound, attempt)
 
@@ -175,18 +176,28 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
     if app.tracing is None:
-        await _accepted(app, job)
+        await _accepted(app, job, options.within)
     else:
         with app.tracing.sending([job]) as traced:
-            await _accepted(app, traced[0])
+            await _accepted(app, traced[0], options.within)
     return Handle(app, job_id, bound.task)
 
 
-async def _accepted(app: App, job: Job) -> None:
+async def _accepted(app: App, job: Job, within: object) -> None:
     if not app.payloads.plain:
         (job,) = await app.payloads.stored_jobs([job])
-    if await app.gatherer().submit(Commit(send=(job,))) == "conflict":
+    commit = Commit(send=(job,))
+    answer = await app.gatherer().submit(commit) if within is None else await send_within(app, commit, within)
+    if answer == "conflict":
         raise IdConflict(job.id)
+
+
+async def send_within(app: App, commit: Commit, within: object) -> Committed:
+    """Let it leave with the caller's transaction. Raises ConfigError: this store has no part in one."""
+    store = app.store
+    if not isinstance(store, Transactional):
+        raise ConfigError(f"within= needs a store in the database of that transaction, postgresql://; this one is {store}")
+    return await store.commit_within(commit, within)
 
 
 def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, reads: tuple[str, ...] = ()) -> Handle[R]:

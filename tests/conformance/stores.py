@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +17,10 @@ from culm.clock import Clock
 from culm.store import FullStore
 from culm.stores.memory import MemoryStore
 from culm.stores.partitioned.store import PartitionedStore
+from culm.stores.postgres.address import Address
+from culm.stores.postgres.address import parse as parse_postgres
+from culm.stores.postgres.migrate import migrate
+from culm.stores.postgres.store import PostgresStore
 from culm.stores.redis.address import parse
 from culm.stores.redis.cluster import Cluster, partition_of
 from culm.stores.redis.store import RedisStore
@@ -35,6 +42,18 @@ def sqlite(path: Path, clock: Clock) -> FullStore:
 
 def redis(_: Path, clock: Clock) -> FullStore:
     return RedisStore(parse(servers.redis().url), clock=clock)
+
+
+def postgres(_: Path, clock: Clock) -> FullStore:
+    address = parse_postgres(servers.postgres().url(f"s{uuid.uuid4().hex}", durability="relaxed"))
+    migrate_in_thread(address)
+    return PostgresStore(address, clock=clock)
+
+
+def migrate_in_thread(address: Address) -> None:
+    """The caller's event loop runs already."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, migrate(address)).result()
 
 
 def one_partition(_: Path, clock: Clock) -> FullStore:
@@ -83,6 +102,7 @@ SUBJECTS = (
     Subject("memory", memory),
     Subject("sqlite", sqlite),
     Subject("redis", redis, server=True),
+    Subject("postgres", postgres, server=True),
     Subject("one partition", one_partition),
     Subject("partitions", partitions, PARTED),
     Subject("files", files, PARTED),

@@ -13,7 +13,7 @@ from tests.crash import records
 from tests.crash.cluster import Cluster, wait_for
 from tests.crash.history import Least, judge, summary, vacuous
 from tests.crash.records import Ack, Fault, Invoke, Start, now
-from tests.crash.truths import Files, Redis, Sqlite
+from tests.crash.truths import Files, Postgres, Redis, Sqlite
 from tests.crash.work import LEASE_S
 
 JOBS = 20_400  # a little more than needed: some calls of killed clients stay unknown
@@ -24,7 +24,13 @@ FAULTS = 24
 CLIENT_KILLS = 4
 
 EACH = pytest.mark.parametrize(
-    "truth", [pytest.param(Sqlite, id="sqlite"), pytest.param(Files, id="files"), pytest.param(Redis, id="redis", marks=pytest.mark.server)]
+    "truth",
+    [
+        pytest.param(Sqlite, id="sqlite"),
+        pytest.param(Files, id="files"),
+        pytest.param(Redis, id="redis", marks=pytest.mark.server),
+        pytest.param(Postgres, id="postgres", marks=pytest.mark.server),
+    ],
 )
 
 
@@ -32,7 +38,7 @@ EACH = pytest.mark.parametrize(
 @pytest.mark.parametrize("seed", [7])
 @EACH
 def test_every_acknowledged_job_commits_once_while_workers_are_killed_and_stopped(
-    truth: type[Sqlite | Files | Redis], seed: int, tmp_path: Path
+    truth: type[Sqlite | Files | Redis | Postgres], seed: int, tmp_path: Path
 ) -> None:
     with Cluster(tmp_path, truth(tmp_path)) as cluster:
         assert cluster.client(0, BEFORE, seed).wait(timeout=30) == 0
@@ -109,7 +115,7 @@ def in_a_call(cluster: Cluster) -> bool:
 
 
 @EACH
-def test_another_worker_takes_over_within_the_lease_and_two_seconds(truth: type[Sqlite | Files | Redis], tmp_path: Path) -> None:
+def test_another_worker_takes_over_within_the_lease_and_two_seconds(truth: type[Sqlite | Files | Redis | Postgres], tmp_path: Path) -> None:
     with Cluster(tmp_path, truth(tmp_path)) as cluster:
         busy = cluster.worker(concurrency=1)
         cluster.booted(busy)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from culm.stores.postgres.address import parse
+from culm.stores.postgres.migrate import migrate
 from tests import servers
 from tests.crash.history import Row
 
@@ -132,3 +136,35 @@ class Redis:
             outcome = (self._server.read("HGET", self._prefix + "outcomes", job_id.decode()) or b"").decode(errors="replace")
             found[job_id.decode()] = STATES[int(outcome[1])] if outcome.startswith("F") else "unfinished"
         return found
+
+
+class Postgres:
+    def __init__(self, _: Path) -> None:
+        self._server, self._schema = servers.postgres(), f"s{uuid.uuid4().hex}"
+        self.url = self._server.url(self._schema, ledger="on", durability="relaxed")
+        asyncio.run(migrate(parse(self.url)))
+
+    def held_by(self, worker: str) -> int:
+        return self._number(f"SELECT count(*) FROM leases l, held_under(l.lid) WHERE l.lease LIKE '{worker}/%'")
+
+    def unfinished(self) -> int:
+        return self._number("SELECT count(*) FROM jobs")
+
+    def finished(self) -> int:
+        return self._number("SELECT count(*) FROM ledger")
+
+    def can_write(self) -> bool:
+        return True  # what a client asks is one statement: the server ends it, whoever is stopped
+
+    def ledger(self) -> list[Row]:
+        return [Row(i, lease) for i, lease in self._rows("SELECT id, lease FROM ledger")]
+
+    def states(self) -> dict[str, str]:
+        unfinished = {i: STATES[None] for (i,) in self._rows("SELECT id FROM jobs")}
+        return unfinished | {i: STATES[int(ended)] for i, ended in self._rows("SELECT id, ended FROM done")}
+
+    def _number(self, sql: str) -> int:
+        return int(self._rows(sql)[0][0])
+
+    def _rows(self, sql: str) -> list[list[str]]:
+        return self._server.ask(f"SET search_path = {self._schema}; {sql}")

@@ -15,7 +15,7 @@ import pytest
 from culm import decide
 from culm.batch import Answer, Gatherer
 from culm.commit import Commit, Held
-from culm.current import Attempt, Effects, ReadEvent
+from culm.current import Attempt, ReadEvent
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Outcome, Succeeded
@@ -24,6 +24,7 @@ from culm.stores.rows import Row
 from culm.stores.tables import Tables
 from culm.worker import slots, worker
 from culm.worker.claimer import Claimer
+from culm.worker.ending import ending
 from culm.worker.heart import Body
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
@@ -70,13 +71,10 @@ def effects_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("effects of a failed attempt")
 def effects_of_a_failed_attempt(patch: pytest.MonkeyPatch) -> None:
-    right = slots._with_effects
+    def commit(attempt: Attempt, outcome: Outcome) -> Commit:
+        return msgspec.structs.replace(ending(attempt, Succeeded()), outcome=outcome)
 
-    def commit(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
-        whole = right(attempt, effects, Succeeded())
-        return msgspec.structs.replace(whole, outcome=outcome)
-
-    patch.setattr(slots, "_with_effects", commit)
+    patch.setattr(slots, "ending", commit)
 
 
 @_bug("retry ignores the limit")

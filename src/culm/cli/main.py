@@ -226,6 +226,25 @@ def doctor(
 
 
 @cli.command()
+def migrate(
+    app: Annotated[str | None, typer.Argument(metavar="[MODULE:APP|URL]", help="the app whose store to migrate, or its address")] = None,
+    check: Annotated[bool, typer.Option("--check", help="change nothing; exit 1 when something is to be done")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="print the SQL of a first migration, and do nothing")] = False,
+    grant: Annotated[str | None, typer.Option(metavar="ROLE", help="let this role use the tables")] = None,
+    url: Url = None,
+) -> int:
+    """Bring the tables of a postgresql:// store to this version, as the owner of their schema.
+
+    \b
+    Example:
+      culm migrate postgresql://owner@localhost/shop --grant shop_app
+    """
+    from culm.cli import migrate as migrating
+
+    return asyncio.run(migrating.migrate(migrating.address_of(app, url), check=check, sql=sql, grant=grant))
+
+
+@cli.command()
 def demo(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="the tree to read [the project's own]")] = None,
     kill: Annotated[bool, typer.Option("--kill", help="kill a worker with SIGKILL half-way")] = False,

@@ -14,15 +14,17 @@ from culm.store import Blobs, FullStore, KeepsBlobs
 from culm.stores.partitioned.address import partition_addresses
 
 if TYPE_CHECKING:
+    from culm.stores.postgres.address import Address as PostgresAddress
     from culm.stores.redis.address import Address
 
 REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-SCHEMES = ("memory", "sqlite", *REDIS)
+POSTGRES = ("postgresql", "postgres")
+SCHEMES = ("memory", "sqlite", *REDIS, *POSTGRES)
 
 
 def open_store(url: str) -> FullStore:
     """The store at that address: `memory://`, `sqlite:///path` (four slashes for an absolute path), or `redis://host:port/database`
-    (docs/redis.md has the others, docs/partitions.md those of several stores).
+    (docs/redis.md has the others, docs/partitions.md several stores), or `postgresql://user@host:port/database` (docs/postgres.md).
 
     Raises ConfigError (unknown scheme or option, a path that cannot be written, a file of something else) and StoreUnavailable.
     """
@@ -51,6 +53,12 @@ def open_store(url: str) -> FullStore:
 
         address = parse(url)
         return _cluster(address) if address.partitions else RedisStore(address)
+    if scheme in POSTGRES:
+        _needs_asyncpg(scheme)
+        from culm.stores.postgres.address import parse as parse_postgres
+        from culm.stores.postgres.store import PostgresStore
+
+        return PostgresStore(parse_postgres(url))
     from culm.stores.sqlite.address import open_sqlite
 
     return open_sqlite(url)
@@ -74,6 +82,50 @@ def _cluster(address: Address) -> FullStore:
 
     cluster = Cluster(address)
     return PartitionedStore([RedisStore(partition_of(address, n), cluster=cluster) for n in range(address.partitions)], waiter=cluster)
+
+
+def _needs_asyncpg(scheme: str) -> None:
+    try:
+        import asyncpg  # noqa: F401  # an extra: only its absence is looked for here
+    except ImportError:
+        raise ConfigError(f"{scheme}:// needs a package that is not installed; run: pip install 'culm[postgres]'") from None
+
+
+async def migrate_store(url: str, *, grant: str | None = None) -> tuple[int, int]:
+    """Bring the tables of that store to this version; only PostgreSQL's are migrated by hand. Returns from which version to which.
+
+    Args:
+        grant: a role that may then use them.
+
+    Raises ConfigError, StoreError, StoreUnavailable.
+    """
+    from culm.stores.postgres.migrate import migrate
+
+    return await migrate(_to_migrate(url), grant=grant)
+
+
+async def migration_of(url: str) -> tuple[int, int]:
+    """Which version the tables have (0: there are none), and which this culm needs. Raises ConfigError, StoreUnavailable."""
+    from culm.stores.postgres.migrate import LAYOUT, version_of
+
+    return await version_of(_to_migrate(url)), LAYOUT
+
+
+def migration_script(url: str, *, grant: str | None = None) -> str:
+    """The SQL of a first migration, for whoever runs it by other means. Raises ConfigError."""
+    from culm.stores.postgres.migrate import script
+
+    return script(_to_migrate(url), since=0, grant=grant)
+
+
+def _to_migrate(url: str) -> PostgresAddress:
+    scheme = url.partition("://")[0]
+    if scheme not in POSTGRES:
+        raise ConfigError(f"{masked(url)} needs no migration: only the tables of postgresql:// are made by a command")
+    _needs_asyncpg(scheme)
+    from culm.stores.postgres.address import parse
+
+    return parse(url)
 
 
 def settled(url: str) -> str:
@@ -118,5 +170,5 @@ def masked(url: str) -> str:
         password = parts.password
     except ValueError:
         return url.partition("://")[0] + "://..."
-    url = re.sub(r"(\bsentinel_password=)[^&]*", r"\1***", url)
+    url = re.sub(r"\b((?:sentinel_|ssl)?password=)[^&]*", r"\1***", url)
     return url if not password else url.replace(f":{password}@", ":***@", 1)

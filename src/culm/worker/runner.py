@@ -18,9 +18,10 @@ from culm.errors import NotAuthentic, PayloadMissing, StoreError
 from culm.job import PLAIN, Job
 from culm.outcome import Failed, Lost, Outcome, Released, Succeeded
 from culm.payload import Payloads
-from culm.store import FullStore
+from culm.store import FullStore, Transaction
 from culm.task import AnyTask
 from culm.worker.children import Children
+from culm.worker.decision import end_in_transaction
 from culm.worker.threads import Threads
 
 log = logging.getLogger("culm.worker")
@@ -98,7 +99,21 @@ class Runner:
                 if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
                     raise
                 outcome = self.raised(attempt, task, e, started)
+            if attempt.transaction_open is not None:
+                outcome = await self._end_in_transaction(attempt, task, attempt.transaction_open, outcome, started)
         ended(attempt, outcome or Released())
+
+    async def _end_in_transaction(
+        self, attempt: Attempt, task: AnyTask, transaction: Transaction, outcome: Outcome, started: float
+    ) -> Outcome:
+        """A second cancellation must not tear it apart: whether it was committed has to be known."""
+        work = asyncio.ensure_future(end_in_transaction(attempt, transaction, outcome, lambda e: self._raised(attempt, task, e, started)))
+        while not work.done():
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                continue
+        return work.result()
 
     def _returned(self, attempt: Attempt, task: AnyTask, value: object, started: float) -> Outcome:
         if attempt.stopping == "timeout":  # it ended although it was told to stop: too late is too late

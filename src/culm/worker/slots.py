@@ -19,13 +19,14 @@ from culm import decide
 from culm.app import App
 from culm.batch import Answer
 from culm.commit import Commit, Held, weigh
-from culm.current import Attempt, Effects
+from culm.current import Attempt
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import PLAIN, Delivery
 from culm.lanes import Gathering
-from culm.outcome import Failed, Outcome, Released, Succeeded
+from culm.outcome import Failed, Outcome, Released
 from culm.store import LeaseState
 from culm.worker.board import Board
+from culm.worker.decision import decision_of
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.tally import Tally
 from culm.worker.wrapped import Wrapped
@@ -142,12 +143,12 @@ class Slots:
         if self._board is not None:
             self._board.end(attempt.slot)
         job = attempt.job
-        if attempt.effects is None:
-            commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
-        else:
-            commit = _with_effects(attempt, attempt.effects, outcome)
-        then = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
-        self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        if attempt.committed is None:
+            commit = decision_of(attempt, outcome)
+            then = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+            self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+        elif attempt.committed != "applied":
+            self._fence(job.id)
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer
@@ -188,8 +189,11 @@ class Slots:
             # What it sent cannot be; end it without, or it would conflict for ever.
             self._post(Commit(fence=fence, outcome=decide.on_conflict(), keep_ms=commit.keep_ms))
         else:
-            self.fenced += 1
-            log.warning("commit.fenced: job %s: another worker has it", fence.job_id, extra={"job_id": fence.job_id})
+            self._fence(fence.job_id)
+
+    def _fence(self, job_id: str) -> None:
+        self.fenced += 1
+        log.warning("commit.fenced: job %s: another worker has it", job_id, extra={"job_id": job_id})
 
     # -- stopping -----------------------------------------------------------------------------------------------------------
 
@@ -268,16 +272,3 @@ class Slots:
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             self._let_go(attempt.delivery, Released())
-
-
-def _with_effects(attempt: Attempt, effects: Effects, outcome: Outcome) -> Commit:
-    """The attempt's one decision: what it sent and emitted leaves only with a success."""
-    leaving = effects if isinstance(outcome, Succeeded) else Effects()
-    return Commit(
-        fence=Held(attempt.job.id, attempt.delivery.lease),
-        outcome=outcome,
-        keep_ms=attempt.job.keep_ms,
-        send=tuple(leaving.send),
-        emit=tuple(leaving.emit),
-        triggers=tuple(leaving.triggers),
-    )

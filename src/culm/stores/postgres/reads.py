@@ -1,0 +1,76 @@
+"""What readers ask, as the values of the seam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from culm.job import as_delivered
+from culm.outcome import ENDINGS, FINAL, decode_outcome
+from culm.store import Absent, Ended, JobView, Pending, QueueCounts, State
+from culm.stores.postgres.link import Link
+from culm.stores.postgres.outcomes import Found
+
+_STATES: dict[int, State] = dict(enumerate(ENDINGS.values(), start=1))
+_ENDED = {state: n for n, state in _STATES.items()}
+
+
+async def views(link: Link, ids: list[str], now: int | None) -> list[JobView]:
+    """Of those of them that exist, by id."""
+    return [_view(row, now) for row in await link.rows("view", ids)] if ids else []
+
+
+def _view(row: Any, now: int | None) -> JobView:
+    job, _ = as_delivered(row["job"], job_id=row["id"], queue=row["queue"])
+    moment = row["now"] if now is None else now
+    ended, due = row["ended"], row["due"]
+    return JobView(
+        id=row["id"],
+        task=job.task,
+        queue=row["queue"],
+        priority=row["priority"],
+        state=_STATES[ended] if ended is not None else "leased" if row["lease"] is not None else "open",
+        attempt=row["attempt"],
+        expiries=row["expiries"],
+        due_in_ms=None if due is None else max(0, due - moment),
+        age_ms=moment - row["sent"],
+        last=None if row["last"] is None else decode_outcome(row["last"]),
+        lease=row["lease"] or "",
+        topic=job.topic,
+    )
+
+
+async def jobs(
+    link: Link, now: int | None, *, state: State | None, queue: str | None, task: str | None, after: str, limit: int
+) -> list[JobView]:
+    found: list[JobView] = []
+    while len(found) < limit:
+        page = min(max(limit, 100), 1_000)
+        asked = [after, page, queue, task]
+        if state in _ENDED:
+            rows = await link.rows("ids_finished_after", *asked, _ENDED[state])
+        else:
+            rows = await link.rows("ids_after" if state is None else "ids_unfinished_after", *asked)
+        some = await views(link, [row[0] for row in rows], now)
+        found += [view for view in some if state is None or view.state == state]
+        if len(rows) < page:
+            break
+        after = rows[-1][0]
+    return found[:limit]
+
+
+def outcome(found: Found) -> Ended | Pending | Absent:
+    if found == "pending":
+        return Pending()
+    if found == "absent":
+        return Absent()
+    assert isinstance(found, bytes)
+    final = decode_outcome(found)
+    assert isinstance(final, FINAL)
+    return Ended(final)
+
+
+def counts(rows: Any) -> list[QueueCounts]:
+    return [
+        QueueCounts(queue=queue, paused=paused, ready=ready, delayed=delayed, waiting=waiting, leased=max(0, leased), oldest_ms=oldest)
+        for queue, paused, ready, delayed, waiting, leased, oldest in rows
+    ]
