@@ -24,7 +24,7 @@ from culm.stores.rows import Row
 from culm.stores.tables import Tables
 from culm.worker import slots, worker
 from culm.worker.claimer import Claimer
-from culm.worker.ending import ending
+from culm.worker.decision import decision_of
 from culm.worker.heart import Body
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
@@ -72,9 +72,9 @@ def effects_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
 @_bug("effects of a failed attempt")
 def effects_of_a_failed_attempt(patch: pytest.MonkeyPatch) -> None:
     def commit(attempt: Attempt, outcome: Outcome) -> Commit:
-        return msgspec.structs.replace(ending(attempt, Succeeded()), outcome=outcome)
+        return msgspec.structs.replace(decision_of(attempt, Succeeded()), outcome=outcome)
 
-    patch.setattr(slots, "ending", commit)
+    patch.setattr(slots, "decision_of", commit)
 
 
 @_bug("retry ignores the limit")

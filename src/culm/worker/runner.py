@@ -107,7 +107,7 @@ class Runner:
         self, attempt: Attempt, task: AnyTask, transaction: Transaction, outcome: Outcome, started: float
     ) -> Outcome:
         """A second cancellation must not tear it apart: whether it was committed has to be known."""
-        work = asyncio.ensure_future(end_in_transaction(attempt, transaction, outcome, lambda e: self._raised(attempt, task, e, started)))
+        work = asyncio.ensure_future(end_in_transaction(attempt, transaction, outcome, lambda e: self.raised(attempt, task, e, started)))
         while not work.done():
             try:
                 await asyncio.shield(work)

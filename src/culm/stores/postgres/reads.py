@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from culm.job import as_delivered
+from culm.commit import GLOBAL_SCOPE, Held
+from culm.job import Delivery, as_delivered, scope_of
 from culm.outcome import ENDINGS, FINAL, decode_outcome
-from culm.store import Absent, Ended, JobView, Pending, QueueCounts, State
+from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
 from culm.stores.postgres.link import Link
 from culm.stores.postgres.outcomes import Found
 
@@ -36,22 +38,58 @@ def _view(row: Any, now: int | None) -> JobView:
         last=None if row["last"] is None else decode_outcome(row["last"]),
         lease=row["lease"] or "",
         topic=job.topic,
+        claims=row["fence"],
+        replays=row["replays"],
+        dead_ms=None if row["died"] is None else moment - row["died"],
     )
 
 
+async def deliveries(link: Link, held: Sequence[Held], now: int | None) -> list[Delivery]:
+    """What these leases still hold."""
+    wanted = dict.fromkeys(held)
+    if not wanted:
+        return []
+    found: dict[Held, Delivery] = {}
+    for row in await link.rows("view", list(dict.fromkeys(h.job_id for h in wanted))):
+        if (h := Held(row["id"], row["lease"] or "")) in wanted:
+            job, broken = as_delivered(row["job"], job_id=h.job_id, queue=row["queue"])
+            age = (row["now"] if now is None else now) - row["sent"]
+            found[h] = Delivery(job, h.lease, row["attempt"], row["expiries"], row["fence"], age, broken)
+    return [found[h] for h in wanted if h in found]
+
+
+async def waits(link: Link, job_id: str, now: int | None) -> Waits:
+    awaits = [
+        Awaited(scope=root, need=need, reached=reached, topics=tuple((row[0], row[1], row[2]) for row in await link.rows("awaits_of", tid)))
+        for tid, root, need, reached in await link.rows("triggers_of", job_id, [scope_of(job_id), GLOBAL_SCOPE])
+    ]
+    awaits.sort(key=lambda a: (a.scope, a.need, a.reached, a.topics))
+    return Waits(ahead=await link.run("ahead", now, job_id), awaits=tuple(awaits))
+
+
 async def jobs(
-    link: Link, now: int | None, *, state: State | None, queue: str | None, task: str | None, after: str, limit: int
+    link: Link,
+    now: int | None,
+    *,
+    state: Shown | None,
+    queue: str | None,
+    task: str | None,
+    scope: str | None,
+    after: str,
+    limit: int,
 ) -> list[JobView]:
     found: list[JobView] = []
     while len(found) < limit:
         page = min(max(limit, 100), 1_000)
-        asked = [after, page, queue, task]
-        if state in _ENDED:
+        asked = [after, page, queue, task, scope]
+        if state == "dead":
+            rows = await link.rows("ids_dead_after", *asked)
+        elif state in _ENDED:
             rows = await link.rows("ids_finished_after", *asked, _ENDED[state])
         else:
             rows = await link.rows("ids_after" if state is None else "ids_unfinished_after", *asked)
         some = await views(link, [row[0] for row in rows], now)
-        found += [view for view in some if state is None or view.state == state]
+        found += [view for view in some if state in (None, view.state, "dead" if view.dead_ms is not None else None)]
         if len(rows) < page:
             break
         after = rows[-1][0]

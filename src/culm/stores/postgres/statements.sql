@@ -65,18 +65,34 @@ SELECT info FROM {schema}.workers WHERE until > coalesce($1::bigint, {schema}.ms
 
 -- name: view  (id) -> columns of a view
 SELECT {schema}.ms() AS now, v.* FROM {schema}.views($1::text[]) v
--- name: ids_after  (id, limit, queue or NULL, task or NULL) -> id; of all jobs, by ascending id
+-- name: ids_after  (id, limit, queue or NULL, task or NULL, scope or NULL) -> id; of all jobs, by ascending id
 SELECT id FROM (
-    (SELECT id FROM {schema}.jobs WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4) ORDER BY id LIMIT $2::int)
+    (SELECT id FROM {schema}.jobs WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4)
+        AND ($5::text IS NULL OR split_part(id, '~', 1) = $5) ORDER BY id LIMIT $2::int)
     UNION ALL
-    (SELECT id FROM {schema}.done WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4) ORDER BY id LIMIT $2::int)
+    (SELECT id FROM {schema}.done WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4)
+        AND ($5::text IS NULL OR split_part(id, '~', 1) = $5) ORDER BY id LIMIT $2::int)
 ) both_tables ORDER BY id COLLATE "C" LIMIT $2::int
--- name: ids_finished_after  (id, limit, queue or NULL, task or NULL, ended) -> id
+-- name: ids_finished_after  (id, limit, queue or NULL, task or NULL, scope or NULL, ended) -> id
 SELECT id FROM {schema}.done
-WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4) AND ended = $5::int ORDER BY id LIMIT $2::int
--- name: ids_unfinished_after  (id, limit, queue or NULL, task or NULL) -> id
+WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4)
+    AND ($5::text IS NULL OR split_part(id, '~', 1) = $5) AND ended = $6::int ORDER BY id LIMIT $2::int
+-- name: ids_dead_after  (id, limit, queue or NULL, task or NULL, scope or NULL) -> id
+SELECT id FROM {schema}.done
+WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4)
+    AND ($5::text IS NULL OR split_part(id, '~', 1) = $5) AND died IS NOT NULL ORDER BY id LIMIT $2::int
+-- name: ids_unfinished_after  (id, limit, queue or NULL, task or NULL, scope or NULL) -> id
 SELECT id FROM {schema}.jobs
-WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4) ORDER BY id LIMIT $2::int
+WHERE id > $1::text AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR task = $4)
+    AND ($5::text IS NULL OR split_part(id, '~', 1) = $5) ORDER BY id LIMIT $2::int
+-- name: ahead  (now, id) -> jobs
+SELECT {schema}.ahead($1::bigint, $2::text)
+-- name: triggers_of  (id, roots) -> tid, root, need, reached
+SELECT t.tid, t.root, t.need, t.reached FROM {schema}.triggers t
+WHERE t.job_id = $1::text AND t.root = ANY ($2::text[]) AND EXISTS (SELECT 1 FROM {schema}.jobs j WHERE j.id = $1)
+-- name: awaits_of  (tid) -> topic, how many events reach it, how many there are
+SELECT a.topic, a.events, coalesce((SELECT t.events FROM {schema}.topics t WHERE t.root = a.root AND t.topic = a.topic), 0)
+FROM {schema}.awaits a WHERE a.tid = $1::bigint ORDER BY a.topic
 -- name: events  (root, topic, after, limit) -> key, value
 SELECT key, value FROM {schema}.events WHERE root = $1 AND topic = $2 AND key > $3 ORDER BY key LIMIT $4
 -- name: records  (root, flow, after, limit) -> seq, value

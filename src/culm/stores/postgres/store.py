@@ -23,7 +23,21 @@ from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery, as_delivered, scope_of
-from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
+from culm.store import (
+    Absent,
+    Claimed,
+    ClaimOrder,
+    Condition,
+    Ended,
+    Hint,
+    JobView,
+    LeaseState,
+    Pending,
+    QueueCounts,
+    Shown,
+    Waits,
+    WorkerInfo,
+)
 from culm.stores.bells import Bells
 from culm.stores.postgres import reads, wire
 from culm.stores.postgres.address import Address
@@ -242,6 +256,12 @@ class PostgresStore:
         found = await reads.views(self._here().link, [job_id], self.now())
         return found[0] if found else None
 
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        return await reads.deliveries(self._here().link, held, self.now())
+
+    async def waits(self, job_id: str) -> Waits:
+        return await reads.waits(self._here().link, job_id, self.now())
+
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         ends = self._here()
         if not for_ms:
@@ -250,9 +270,16 @@ class PostgresStore:
         return reads.outcome(await ends.outcomes.wait(job_id, for_ms=for_ms))
 
     async def jobs(
-        self, *, state: State | None = None, queue: str | None = None, task: str | None = None, after: str = "", limit: int = 100
+        self,
+        *,
+        state: Shown | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        scope: str | None = None,
+        after: str = "",
+        limit: int = 100,
     ) -> list[JobView]:
-        return await reads.jobs(self._here().link, self.now(), state=state, queue=queue, task=task, after=after, limit=limit)
+        return await reads.jobs(self._here().link, self.now(), state=state, queue=queue, task=task, scope=scope, after=after, limit=limit)
 
     async def events(self, scope: str, topic: str, *, after: str = "", limit: int = 1000) -> list[Event]:
         rows = await self._here().link.rows("events", scope, topic, after, limit)

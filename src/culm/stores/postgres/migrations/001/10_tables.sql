@@ -24,7 +24,8 @@ CREATE TABLE jobs (
     task text COLLATE "C" NOT NULL,
     topic text COLLATE "C" NOT NULL,
     job bytea NOT NULL,
-    last bytea                                  -- the outcome of the last attempt that ended
+    last bytea,                                 -- the outcome of the last attempt that ended
+    replays smallint NOT NULL DEFAULT 0         -- how often it was a dead letter and was replayed
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE done (                             -- finished jobs that are kept, and dead letters
@@ -43,9 +44,12 @@ CREATE TABLE done (                             -- finished jobs that are kept, 
     task text COLLATE "C" NOT NULL,
     topic text COLLATE "C" NOT NULL,
     job bytea NOT NULL,
-    last bytea NOT NULL
+    last bytea NOT NULL,
+    replays smallint NOT NULL,
+    died bigint                                 -- when it became a dead letter
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX done_to_sweep ON done (sweep_at) WHERE sweep_at IS NOT NULL;
+CREATE INDEX done_dead ON done (id) WHERE died IS NOT NULL;
 
 CREATE TABLE ready (                            -- whose turn it is, lane by lane
     queue text COLLATE "C",

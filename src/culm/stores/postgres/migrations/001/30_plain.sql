@@ -44,7 +44,8 @@ BEGIN
             RETURNING j.*, f.ended AS f_ended, f.keep AS f_keep, f.last AS f_last
         ), kept AS (
             INSERT INTO done SELECT id, n, sent, CASE WHEN f_ended IN (2, 5) THEN NULL ELSE at + f_keep END, keep_ms, attempt + 1, expiries,
-                fence + 1, priority, flags & 31, f_ended, queue, task, topic, job, f_last
+                fence + 1, priority, flags & 31, f_ended, queue, task, topic, job, f_last, replays,
+                CASE WHEN f_ended IN (2, 5) THEN at END
             FROM gone WHERE f_keep > 0 OR f_ended IN (2, 5)
         )
         SELECT count(*), array_agg(id) FILTER (WHERE flags <> 0) INTO ended, awaited FROM gone;

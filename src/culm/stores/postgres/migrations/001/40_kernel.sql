@@ -115,7 +115,8 @@ BEGIN
     IF dead OR in_keep > 0 THEN
         INSERT INTO done VALUES (
             j.id, j.n, j.sent, CASE WHEN dead THEN NULL ELSE in_now + in_keep END, j.keep_ms, j.attempt + in_attempts, j.expiries,
-            j.fence + in_grants, j.priority, j.flags & 7, in_ended, j.queue, j.task, j.topic, j.job, in_last
+            j.fence + in_grants, j.priority, j.flags & 7, in_ended, j.queue, j.task, j.topic, j.job, in_last, j.replays,
+            CASE WHEN dead THEN in_now END
         );
     END IF;
     IF j.flags & 32 <> 0 THEN

@@ -12,7 +12,7 @@ BEGIN
     FOR d IN DELETE FROM done WHERE id = ANY (in_ids) AND ended IN (2, 5) RETURNING * LOOP
         entered := enter(at, d.id, d.topic);
         INSERT INTO jobs VALUES (
-            d.id, d.n, at, at, d.keep_ms, 0, 0, d.fence, d.priority, (d.flags & 4) | entered, d.queue, d.task, d.topic, d.job, d.last
+            d.id, d.n, at, at, d.keep_ms, 0, 0, d.fence, d.priority, (d.flags & 4) | entered, d.queue, d.task, d.topic, d.job, d.last, d.replays + 1
         );
         INSERT INTO ready VALUES (d.queue, d.priority, at, d.n, d.id, length(d.job));
         PERFORM ring_later(d.queue);
