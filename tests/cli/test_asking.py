@@ -10,7 +10,7 @@ from tests.cli.shell import Shell
 
 COMMANDS = [
     "worker", "enqueue", "result", "status", "cancel", "queues", "workers", "jobs", "top", "why", "pause", "resume", "drain", "purge",
-    "dead list", "dead show", "dead replay", "dead discard", "doctor", "demo", "version",
+    "dead list", "dead show", "dead replay", "dead discard", "doctor", "migrate", "demo", "version",
 ]  # fmt: skip
 
 
