@@ -63,6 +63,7 @@ def fill(desk: Desk) -> None:
         (("--queue", "mail"), ["later"]),
         (("--task", "u"), ["r~a"]),
         (("--scope", "r"), ["r", "r~a"]),
+        (("--scope", "r~a"), ["r", "r~a"]),
         (("--after", "r"), ["r~a", "waits", "x"]),
         (("--id", "x", "--id", "r", "--id", "nobody"), ["r", "x"]),
         (("--id", "x", "--id", "r", "--state", "leased"), ["r"]),
