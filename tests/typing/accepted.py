@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from culm import App, AsyncTask, Bound, Handle, Retry, Task, when
+from culm import App, AsyncTask, Bound, DeadLetter, Handle, Retry, Task, when
 from culm.sync import SyncHandle, enqueue_many
 
 
@@ -101,6 +101,15 @@ async def found() -> None:
     assert_type(await app.job("some-id", plain_def).result(), dict[str, int])
     by_name: Task[Any, Any] = app.find("two")
     assert by_name is not None
+
+
+async def dead_letters() -> None:
+    async for letter in app.dead.list(task="two", queue="mail", error="Timeout", older_than=timedelta(days=1), newer_than=7, after="a"):
+        assert_type(letter, DeadLetter)
+    assert_type(await app.dead.get("some-id"), DeadLetter | None)
+    assert_type(await app.dead.replay("a", "b"), int)
+    assert_type(await app.dead.discard_all(task="two") + await app.dead.count(), int)
+    assert_type([letter.id for letter in app.dead.sync.list(error="x")], list[str])
 
 
 def kinds() -> None:
