@@ -139,7 +139,7 @@ def test_leases_that_ran_out_are_told(desk: Desk) -> None:
     desk.claim(for_ms=0)
     assert "its lease has run out, then another takes over" in text(desk, "a", "holder gone")
     desk.claim()
-    assert text(desk, "a", "expiries").startswith("1 leases on it ran out before")
+    assert text(desk, "a", "expiries").startswith("its lease ran out once before")
 
 
 def test_a_join_says_which_events_of_which_jobs_it_waits_for(desk: Desk) -> None:

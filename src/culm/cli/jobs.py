@@ -96,7 +96,7 @@ async def _some(store: FullStore, ids: list[str], which: dict[str, Any], keep: K
     return [
         view
         for view in views
-        if which["state"] in (None, view.state, "dead" if view.dead_ms is not None else None)
+        if which["state"] in (None, view.state, "dead" if view.state in ("failed", "lost") else None)
         and which["queue"] in (None, view.queue)
         and which["task"] in (None, view.task)
         and which["scope"] in (None, scope_of(view.id))

@@ -272,7 +272,7 @@ def _held(seen: Seen) -> list[Reason]:
         doing = f"has run it for {span(ran_ms)} or a heartbeat ({beat}) longer" if ran_ms is not None else _not_named(worker, beat)
         found = [Reason("held", f"{where}, {doing}; its lease ends in {span(view.due_in_ms)} unless it is extended")]
     if view.expiries:
-        found.append(Reason("expiries", f"{view.expiries} leases on it ran out before: workers died or stalled while they had it"))
+        found.append(Reason("expiries", f"its lease ran out {times(view.expiries)} before: workers died or stalled while they had it"))
     return [*found, *(_obstacles(seen) if worker is None else []), *_awaits(seen)]
 
 
