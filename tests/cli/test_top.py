@@ -7,11 +7,16 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
+from culm.cli import queues
+from culm.cli.queues import Sight
+from culm.errors import StoreUnavailable
 from culm.job import Job
+from culm.store import QueueCounts, WorkerInfo
 from tests.cli.desk import ALIVE, Desk
 from tests.cli.shell import WITHIN_S, Shell
 
@@ -37,6 +42,31 @@ def test_with_json_each_look_is_a_line(desk: Desk) -> None:
     assert [look["workers"][0]["id"] for look in looks] == ["w1", "w1"]
     assert looks[0]["queues"][0]["rate"] == 2.0
     assert looks[0]["at_ms"] < looks[1]["at_ms"]
+
+
+def test_while_the_store_is_away_it_says_so_and_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks_taken = [0]
+
+    def see(counts: Sequence[QueueCounts], live: Sequence[WorkerInfo]) -> list[Sight]:
+        looks_taken[0] += 1
+        if looks_taken[0] == 2:
+            raise StoreUnavailable("gone for a moment")
+        return queues.see(counts, live)
+
+    monkeypatch.setattr("culm.cli.top.see", see)
+    done = desk.culm("top", "-n", "3", "-e", "0.1", "--json")
+    looks = [msgspec.json.decode(line) for line in done.out.splitlines()]
+    assert done.code == 0
+    assert [look.get("error", "") for look in looks] == ["", "gone for a moment", ""]
+
+
+def test_a_store_that_never_answered_is_exit_1(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def see(counts: Sequence[QueueCounts], live: Sequence[WorkerInfo]) -> list[Sight]:
+        raise StoreUnavailable("not there")
+
+    monkeypatch.setattr("culm.cli.top.see", see)
+    done = desk.culm("top", "-e", "0.1")
+    assert (done.code, done.out, done.err) == (1, "", "culm: not there\n")
 
 
 @pytest.mark.parametrize("options", [("--every", "0"), ("--every", "nan"), ("--times", "-1")])

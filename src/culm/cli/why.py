@@ -149,7 +149,7 @@ def starts_in_ms(seen: Seen) -> int | None:
     view, ahead, rate = seen.view, seen.waits.ahead, seen.queue.rate
     if view.state != "open" or view.due_in_ms is None or ahead is None or seen.queue.paused or not _able(seen):
         return None
-    if ahead == 0 and seen.queue.running < seen.queue.slots:
+    if ahead == 0 and seen.queue.busy < seen.queue.slots:
         return view.due_in_ms
     return max(view.due_in_ms, round((ahead + 1) / rate * 1000)) if rate else None
 
@@ -232,7 +232,7 @@ def _obstacles(seen: Seen) -> list[Reason]:
     elif not _able(seen):
         known = f"none of the {queue.workers} live workers of its queue knows task {seen.view.task!r}"
         found.append(Reason("unknown task", f"{known}; ten minutes after its send it is given up"))
-    elif queue.running >= queue.slots:
+    elif queue.busy >= queue.slots:
         found.append(Reason("busy", f"all {queue.slots} slots of the {queue.workers} live workers of its queue are busy"))
     return found
 
