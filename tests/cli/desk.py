@@ -53,7 +53,7 @@ class Desk:
     def send(self, *jobs: Job) -> None:
         self.commit(Commit(send=jobs))
 
-    def claim(self, *, queue: str = "default", limit: int = 1_000, worker: str = "w1", for_ms: int = 30_000) -> list[Delivery]:
+    def claim(self, *, queue: str = "default", limit: int = 1_000, worker: str = "w1", for_ms: int = 600_000) -> list[Delivery]:
         self._numbers += 1
         lease = f"{worker}/{self._numbers}"
         claimed = self.do(lambda store: store.claim([queue], lease=lease, limit=limit, for_ms=for_ms))
@@ -72,7 +72,7 @@ class Desk:
     def show(self, *workers: WorkerInfo) -> None:
         """Let these be alive."""
         for worker in workers:
-            self.do(lambda store, worker=worker: store.register(worker, for_ms=60_000))  # type: ignore[misc]  # bound at once
+            self.do(lambda store, worker=worker: store.register(worker, for_ms=600_000))  # type: ignore[misc]  # bound at once
 
     def states(self, *ids: str) -> list[str]:
         async def work(store: FullStore) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from culm import App, AsyncTask, Bound, Delivery, Handle, Keys, Next, Offload, Outcome, Retry, Snoozed, Task, when
+from culm import App, AsyncTask, Bound, DeadLetter, Delivery, Handle, Keys, Next, Offload, Outcome, Retry, Snoozed, Task, when
 from culm.sync import SyncHandle, enqueue_many
 from culm.telemetry.otel import Tracing
 
@@ -118,6 +118,15 @@ def custom_types() -> None:
     app.codec(Money, encode=lambda m: (m.cents, "unit"), decode=lambda d: Money(*d), wire=tuple[int, str])
     app.codec(Money, encode=lambda m: m.cents, decode=Money)
     assert_type(App(keys=Keys({"a": b""}, use="a", encrypt=True), offload=Offload(beyond=10, folder="x"), tracing=Tracing()), App)
+
+
+async def dead_letters() -> None:
+    async for letter in app.dead.list(task="two", queue="mail", error="Timeout", older_than=timedelta(days=1), newer_than=7, after="a"):
+        assert_type(letter, DeadLetter)
+    assert_type(await app.dead.get("some-id"), DeadLetter | None)
+    assert_type(await app.dead.replay("a", "b"), int)
+    assert_type(await app.dead.discard_all(task="two") + await app.dead.count(), int)
+    assert_type([letter.id for letter in app.dead.sync.list(error="x")], list[str])
 
 
 def kinds() -> None:

@@ -105,3 +105,9 @@ async def joins() -> None:
     when(3, run=add.bind(1, 2))  # type: ignore[arg-type]
     when("paid", add.bind(1, 2))  # type: ignore[arg-type, call-arg]
     await app.enqueue_many([add, 3])  # type: ignore[list-item]
+
+
+async def dead_letters() -> None:
+    await app.dead.replay_all(tsak="send")  # type: ignore[call-arg]
+    await app.dead.count(older_than="1h")  # type: ignore[arg-type]
+    await app.dead.discard(3)  # type: ignore[arg-type]

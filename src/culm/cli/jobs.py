@@ -16,6 +16,7 @@ from culm.cli.output import Exit, described, say, say_json
 from culm.cli.table import clipped, lines, span
 from culm.cli.target import store_app
 from culm.dead import letter
+from culm.job import scope_of
 from culm.outcome import Retried
 from culm.store import FullStore, JobView
 
@@ -41,7 +42,7 @@ def jobs(
     state: Annotated[StateName | None, typer.Option("--state", "-s", help="dead: failed or lost")] = None,
     queue: Annotated[str | None, typer.Option("--queue", "-q", help="of this queue")] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="of this task")] = None,
-    scope: Annotated[str | None, typer.Option("--scope", metavar="ID", help="that root, and what was started from it")] = None,
+    scope: Annotated[str | None, typer.Option("--scope", metavar="ID", help="this job's root, and all that was started from it")] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="this one; may be repeated")] = None,
     older_than: OlderThan = None,
     newer_than: NewerThan = None,
@@ -61,7 +62,7 @@ def jobs(
     """
     at_least_one(limit, "--limit")
     keep = _of_age(age_s(older_than, "--older-than"), age_s(newer_than, "--newer-than"))
-    which: dict[str, Any] = {"state": state.value if state else None, "queue": queue, "task": task, "scope": scope}
+    which: dict[str, Any] = {"state": state.value if state else None, "queue": queue, "task": task, "scope": scope and scope_of(scope)}
     return asyncio.run(_jobs(store_app(app, url), which, ids or [], keep, after=after, limit=limit, as_json=json))
 
 
@@ -95,10 +96,10 @@ async def _some(store: FullStore, ids: list[str], which: dict[str, Any], keep: K
     return [
         view
         for view in views
-        if which["state"] in (None, view.state, "dead" if view.dead_ms is not None else None)
+        if which["state"] in (None, view.state, "dead" if view.state in ("failed", "lost") else None)
         and which["queue"] in (None, view.queue)
         and which["task"] in (None, view.task)
-        and which["scope"] in (None, view.id.partition("~")[0])
+        and which["scope"] in (None, scope_of(view.id))
         and keep(view)
     ]
 

@@ -1,7 +1,7 @@
 """The command line. Exit codes: 0; 1 failed; 2 usage; 78 configuration. Whatever was wrong is one line on stderr, never a traceback.
 
-Every command takes MODULE:APP first where it has one, and `--url` to say the store's address itself; a command that only asks
-the store may leave both out: then it is $CULM_URL, else culm.db beside the nearest pyproject.toml.
+Every command takes MODULE:APP first where it has one (`dead`: --app), and `--url` to say the store's address itself; a command that
+only asks the store may leave both out: then it is $CULM_URL, else culm.db beside the nearest pyproject.toml.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ class Sight(Struct, frozen=True, kw_only=True):
     oldest_ms: int | None
     workers: int  # live ones that listen to it
     slots: int  # attempts that these can run at once, of all their queues
-    running: int
+    busy: int  # how many of these slots are taken, by attempts of any queue
+    running: int  # attempts of this queue
     rate: float | None  # attempts that ended per second, over the last minute at most; None: no worker has counted for a second yet
     wait_ms: float | None  # mean time of a sample of first attempts from their send to the claim
     run_ms: float | None  # mean time of an attempt
@@ -88,6 +89,7 @@ def _see(counts: QueueCounts, workers: Sequence[WorkerInfo]) -> Sight:
         **msgspec.structs.asdict(counts),
         workers=len(workers),
         slots=sum(w.concurrency for w in workers),
+        busy=sum(w.running for w in workers),
         running=sum(load.running for load in loads),
         rate=rate(loads),
         wait_ms=sum(load.waited_ms for load in loads) / waited if waited else None,

@@ -148,7 +148,7 @@ def _open(found: Sight) -> int:
 
 async def _sight(store: FullStore, queue: str) -> Sight:
     nothing = Sight(
-        queue=queue, paused=False, ready=0, delayed=0, waiting=0, leased=0, oldest_ms=None, workers=0, slots=0, running=0,
+        queue=queue, paused=False, ready=0, delayed=0, waiting=0, leased=0, oldest_ms=None, workers=0, slots=0, busy=0, running=0,
         rate=None, wait_ms=None, run_ms=None,
     )  # fmt: skip
     return next((s for s in await sights(store) if s.queue == queue), nothing)

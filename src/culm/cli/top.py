@@ -17,6 +17,7 @@ from culm.app import App
 from culm.cli import queues, workers
 from culm.cli.arguments import Json, MaybeApp, Url
 from culm.cli.output import Exit, Quit, say, say_json
+from culm.cli.queues import Sight, see
 from culm.cli.table import lines
 from culm.cli.target import store_app
 from culm.errors import StoreUnavailable
@@ -36,7 +37,7 @@ class Look(Struct, frozen=True, kw_only=True):
 
     at: float  # seconds since the epoch, by this machine
     took_ms: float
-    queues: Sequence[queues.Sight] = ()
+    queues: Sequence[Sight] = ()
     workers: Sequence[WorkerInfo] = ()
     error: str = ""
 
@@ -85,11 +86,12 @@ async def _look(store: FullStore, *, first: bool) -> Look:
     at, began = time.time(), time.perf_counter()
     try:
         counts, live = await asyncio.gather(store.counts(), store.workers())
+        found = see(counts, live)
     except StoreUnavailable as e:
         if first:
             raise
         return Look(at=at, took_ms=(time.perf_counter() - began) * 1000, error=str(e))
-    return Look(at=at, took_ms=(time.perf_counter() - began) * 1000, queues=queues.see(counts, live), workers=live)
+    return Look(at=at, took_ms=(time.perf_counter() - began) * 1000, queues=found, workers=live)
 
 
 # -- screens ------------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def starts_in_ms(seen: Seen) -> int | None:
     view, ahead, rate = seen.view, seen.waits.ahead, seen.queue.rate
     if view.state != "open" or view.due_in_ms is None or ahead is None or seen.queue.paused or not _able(seen):
         return None
-    if ahead == 0 and seen.queue.running < seen.queue.slots:
+    if ahead == 0 and seen.queue.busy < seen.queue.slots:
         return view.due_in_ms
     return max(view.due_in_ms, round((ahead + 1) / rate * 1000)) if rate else None
 
@@ -232,7 +232,7 @@ def _obstacles(seen: Seen) -> list[Reason]:
     elif not _able(seen):
         known = f"none of the {queue.workers} live workers of its queue knows task {seen.view.task!r}"
         found.append(Reason("unknown task", f"{known}; ten minutes after its send it is given up"))
-    elif queue.running >= queue.slots:
+    elif queue.busy >= queue.slots:
         found.append(Reason("busy", f"all {queue.slots} slots of the {queue.workers} live workers of its queue are busy"))
     return found
 
@@ -272,7 +272,7 @@ def _held(seen: Seen) -> list[Reason]:
         doing = f"has run it for {span(ran_ms)} or a heartbeat ({beat}) longer" if ran_ms is not None else _not_named(worker, beat)
         found = [Reason("held", f"{where}, {doing}; its lease ends in {span(view.due_in_ms)} unless it is extended")]
     if view.expiries:
-        found.append(Reason("expiries", f"{view.expiries} leases on it ran out before: workers died or stalled while they had it"))
+        found.append(Reason("expiries", f"its lease ran out {times(view.expiries)} before: workers died or stalled while they had it"))
     return [*found, *(_obstacles(seen) if worker is None else []), *_awaits(seen)]
 
 

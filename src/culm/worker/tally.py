@@ -26,6 +26,7 @@ class Tally:
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._queues = tuple(queues)
+        self._only = queues[0] if len(queues) == 1 else ""
         self._fed: Counter[str] = Counter()  # less what was given back
         self._ended: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
@@ -37,7 +38,10 @@ class Tally:
 
     def fed(self, deliveries: Sequence[Delivery]) -> None:
         """These were claimed."""
-        self._fed.update(self._count(deliveries))
+        if self._only:
+            self._fed[self._only] += len(deliveries)
+        else:
+            self._fed.update([delivery.job.queue for delivery in deliveries])
         for delivery in deliveries[:: max(1, len(deliveries) // SAMPLES)]:
             job = delivery.job
             if delivery.fence == 1 and job.after_ms == 0 and job.at_ms is None:
@@ -85,8 +89,8 @@ class Tally:
         return self._ended[queue], self._ran_s[queue], self._waited[queue], self._waited_ms[queue]
 
     def _count(self, deliveries: Sequence[Delivery]) -> Counter[str]:
-        if len(self._queues) == 1:
-            return Counter({self._queues[0]: len(deliveries)})
+        if self._only:
+            return Counter({self._only: len(deliveries)})
         return Counter([delivery.job.queue for delivery in deliveries])
 
 

@@ -18,7 +18,7 @@ from culm.stores.redis.wire import Word
 
 PAGE = 200  # jobs of one look
 _STATES: dict[bytes, State] = {b"1": "succeeded", b"2": "failed", b"3": "cancelled", b"4": "expired", b"5": "lost"}
-_DEAD = ("failed", "lost", "dead")
+_DEAD = ("failed", "lost")
 
 
 def outcome(found: Found) -> Ended | Pending | Absent:
@@ -148,9 +148,9 @@ class Jobs:
         self, *, state: Shown | None, queue: str | None, task: str | None, scope: str | None, after: str, limit: int
     ) -> list[JobView]:
         found: list[JobView] = []
-        async for page in self._dead(after) if state in _DEAD else self._pages(state, queue, scope, after):
+        async for page in self._dead(after) if state in (*_DEAD, "dead") else self._pages(state, queue, scope, after):
             views = await self.views([job_id for job_id in page if scope in (None, scope_of(job_id))])
-            shown = [v for v in views if state in (None, v.state, "dead" if v.dead_ms is not None else None)]
+            shown = [v for v in views if state in (None, v.state, "dead" if v.state in _DEAD else None)]
             found += [v for v in shown if queue in (None, v.queue) and task in (None, v.task)]
             if len(found) >= limit:
                 break
@@ -160,7 +160,9 @@ class Jobs:
         """Dead letters have an index of their ids."""
         while True:
             least = f"({after}" if after else "-"
-            page = [job_id.decode() for job_id in await self._link.ask("ZRANGEBYLEX", self._prefix + "dead", least, "+", "LIMIT", 0, PAGE)]
+            page = [
+                job_id.decode() for job_id in await self._link.ask("ZRANGEBYLEX", self._prefix + "letters", least, "+", "LIMIT", 0, PAGE)
+            ]
             if not page:
                 return
             yield page
@@ -183,7 +185,7 @@ class Jobs:
         if state in (None, "leased"):
             ids.update(await self._scan("HSCAN", self._prefix + "held", 2))
         if state is None:
-            ids.update(await self._scan("ZSCAN", self._prefix + "dead", 2))
+            ids.update(await self._scan("ZSCAN", self._prefix + "letters", 2))
         if state is None or state in ("succeeded", "cancelled", "expired"):
             ids.update(await self._scan("ZSCAN", self._prefix + "expire", 2))
         return [job_id.decode() for job_id in ids if job_id]  # `held` has a field without a name

@@ -52,8 +52,8 @@ def jobs(
 ) -> list[JobView]:
     where, values = ["j.id > ?"], [after]
     if scope is not None:  # its ids lie together: the root's, and those that begin with root~
-        where.append("(j.id = ? OR j.id >= ? AND j.id < ?)")
-        values += [scope, f"{scope}~", f"{scope}\x7f"]
+        where.append("(j.id = ? OR j.id >= ? AND j.id < ?) AND instr(?, '~') = 0")
+        values += [scope, f"{scope}~", f"{scope}\x7f", scope]
     if state == "open":
         where.append("j.ended IS NULL AND h.rid IS NULL")
     elif state == "leased":

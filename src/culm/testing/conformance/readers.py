@@ -100,7 +100,7 @@ async def jobs_are_filtered_by_scope(bench: Bench) -> None:
 
     expect(await ids("r"), ["r", "r~a", "r~b"])
     expect((await ids("r", limit=2), await ids("r", after="r~a")), (["r", "r~a"], ["r~b"]))
-    expect((await ids("q"), await ids("nobody")), (["q"], []))
+    expect((await ids("q"), await ids("nobody"), await ids("r~a")), (["q"], [], []), "only a root has a scope")
 
 
 @case_needing("order")

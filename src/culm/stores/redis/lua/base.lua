@@ -1,7 +1,7 @@
 -- What most scripts begin with. P is the prefix of the namespace's keys; scripts.py writes it in. ARGV[1] is now in ms ('': the server's
 -- clock). The keys: docs/redis.md. Whatever is a constant costs nothing; whatever is put together here is so for each call.
 local call = redis.call
-local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'dead', P .. 'expire', P .. 'scopes'
+local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'letters', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
 local LARGE, REPLAYS = P .. 'large', P .. 'replays'
 local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its head does: records.py
