@@ -12,10 +12,11 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet
 
 from culm.batch import Answer, Gatherer
+from culm.chunks import chunks
 from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
 from culm.commit import Commit, weigh
@@ -26,7 +27,7 @@ from culm.job import Job
 from culm.keys import Keys
 from culm.kinds import Kinds
 from culm.middleware import Middleware, check_middleware
-from culm.options import Options, TaskOptions, changed, check_name
+from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.payload import Offload, Payloads
 from culm.retry import as_retry
 from culm.store import FullStore
@@ -46,7 +47,6 @@ M = TypeVar("M", bound=Middleware)
 log = logging.getLogger("culm")
 
 _apps: WeakSet[App] = WeakSet()  # what a fork must tell
-CHUNK, CHUNK_BYTES = 1_000, 4 << 20  # jobs, and bytes of arguments, in one commit of enqueue_many
 CHUNKS_AHEAD = 4  # commits of enqueue_many under way: the next is encoded while these are written
 
 
@@ -109,13 +109,34 @@ class App:
     @overload
     def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, fn: None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> _Decorator: ...
+    def task(
+        self,
+        fn: None = None,
+        /,
+        *,
+        name: str | None = None,
+        runs_in: Literal["process"] | None = None,
+        memory_mb: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> _Decorator: ...
 
-    def task(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]) -> Any:
+    def task(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        runs_in: Literal["process"] | None = None,
+        memory_mb: int | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Any:
         """Make a function a task; plain, or with a name and options.
 
         Args:
             name: what messages call it; by default `module.function`.
+            runs_in: "process" lets it run in a process of its own, which is killed when its time is over or it is cancelled: for
+                what computes for long, or may crash. It must be at the top level of a module that can be imported.
+            memory_mb: how many MiB of data that process may have; beyond it, the task meets a MemoryError.
             options: see TaskOptions.
 
         Raises:
@@ -124,7 +145,14 @@ class App:
         """
         given = cast("dict[str, Any]", options)
         _check_options(given)
-        return self._register(fn, name, given) if fn is not None else lambda function: self._register(function, name, given)
+        check_process(runs_in, memory_mb)
+
+        def register(function: Callable[..., Any]) -> AnyTask:
+            task = self._register(function, name, given)
+            task.runs_in, task.memory = runs_in, None if memory_mb is None else memory_mb << 20
+            return task
+
+        return register(fn) if fn is not None else register
 
     def _register(self, fn: Callable[..., Any], name: str | None, options: dict[str, Any]) -> AnyTask:
         name = check_name(name if name is not None else _default_name(fn), "task name")
@@ -200,7 +228,7 @@ class App:
         handles: list[Handle[Any]] = []
         gatherer, loop = self.gatherer(), asyncio.get_running_loop()
         try:
-            for chunk in _chunks(bounds):
+            for chunk in chunks(bounds):
                 jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
                 if self.tracing is not None:
                     with self.tracing.sending(jobs) as jobs:
@@ -354,23 +382,6 @@ class _Decorator:
 
 def _check_options(options: dict[str, Any]) -> None:
     changed(Options(), options, TaskOptions)
-
-
-def _chunks(bounds: Iterable[Bound[Any]]) -> Iterable[list[Bound[Any]]]:
-    """At most CHUNK jobs, and CHUNK_BYTES of arguments unless one alone has more."""
-    chunk: list[Bound[Any]] = []
-    size = 0
-    for bound in bounds:
-        size += len(bound.args)
-        if chunk and size > CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], len(bound.args)
-        chunk.append(bound)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _default_name(fn: Callable[..., Any]) -> str:

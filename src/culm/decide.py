@@ -42,6 +42,15 @@ def _not_ours(delivery: Delivery, reason: str) -> Outcome:
     return Lost(reason) if delivery.age_ms > UNKNOWN_AGE_MS else Released(UNKNOWN_PAUSE_MS)
 
 
+class Told(Exception):
+    """An error that was raised in another process, as far as it travels."""
+
+    def __init__(self, fault: Fault, *, counts: bool) -> None:
+        super().__init__(f"{fault.type}: {fault.message}")
+        self.fault = fault
+        self.counts = counts  # the task's policy retries it
+
+
 def on_error(delivery: Delivery, error: BaseException, policy: Retry, *, ran_ms: int, draw: float) -> Outcome:
     """What an attempt comes to that raised.
 
@@ -55,7 +64,7 @@ def on_error(delivery: Delivery, error: BaseException, policy: Retry, *, ran_ms:
         return Failed(fault)
     spec = job.retry or policy.spec()
     steered = isinstance(error, RetryLater)
-    if delivery.attempt > spec.times or not (steered or isinstance(error, policy.on)):
+    if delivery.attempt > spec.times or not (steered or _counts(error, policy)):
         return Failed(fault)
     after_ms = pause_ms(spec, delivery.attempt, draw=draw)
     if isinstance(error, RetryLater) and error.after is not None:
@@ -66,6 +75,10 @@ def on_error(delivery: Delivery, error: BaseException, policy: Retry, *, ran_ms:
     if job.deadline_ms is not None and delivery.age_ms + ran_ms + after_ms > job.deadline_ms:
         return Failed(fault)  # the retry would come too late: fail with the reason that is known
     return Retried(after_ms, fault)
+
+
+def _counts(error: BaseException, policy: Retry) -> bool:
+    return error.counts if isinstance(error, Told) else isinstance(error, policy.on)
 
 
 def on_timeout(delivery: Delivery, policy: Retry, *, ran_ms: int, draw: float) -> Outcome:
@@ -102,6 +115,8 @@ def time_left_ms(delivery: Delivery) -> int | None:
 
 def fault_of(error: BaseException) -> Fault:
     """The error made inert: no live object, no locals."""
+    if isinstance(error, Told):
+        return error.fault
     try:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-20))
     except Exception as e:  # noqa: BLE001  # what the error carries may be anything; the job must still end

@@ -132,6 +132,10 @@ class RetryLater(CulmError):
         self.after = after
 
 
+class ProcessDied(CulmError):
+    """The process in which a `runs_in="process"` task ran died, for example of a fault in C code. It is retried as any error is."""
+
+
 class TooManyEffects(CulmError):
     """One attempt may send, emit and await 10,000 things at most; let it enqueue tasks that enqueue the rest."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -13,9 +14,19 @@ from msgspec import Struct
 from culm.commit import Commit
 from culm.current import Attempt
 from culm.duration import Seconds, maybe_ms
-from culm.errors import ResultExpired, ResultPending, StoreUnavailable, TaskCancelled, TaskExpired, TaskFailed, TaskLost, TimedOut
+from culm.errors import (
+    ResultExpired,
+    ResultPending,
+    StoreError,
+    StoreUnavailable,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskLost,
+    TimedOut,
+)
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import Absent, Ended, JobView, Pending, State
+from culm.store import CANCELS, Absent, Ended, Hint, JobView, Pending, State
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -153,12 +164,15 @@ class Handle(Generic[R]):
             await subscription.close()
 
     async def cancel(self) -> None:
-        """Ask the job to stop: at once while it is queued, with its next heartbeat while it runs.
+        """Ask the job to stop: at once while it is queued, within moments while it runs (its worker hears of it, or learns of it with
+        its next heartbeat). A coroutine is cancelled, a process killed, a `def` task sees `current().cancelled`.
 
         A success that is already committing wins.
         """
         self._refuse_pending()
         await self.app.gatherer().submit(Commit(cancel=(self.id,)))
+        with contextlib.suppress(StoreError):  # a hint: the heart learns of it in any case
+            await self.app.store.publish([Hint(CANCELS, "cancel", self.id)])
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 

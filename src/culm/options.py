@@ -80,6 +80,20 @@ def check_name(value: object, what: str) -> str:
     return value
 
 
+def check_process(runs_in: object, memory_mb: object) -> None:
+    """Raises TypeError, ValueError."""
+    if runs_in not in (None, "process"):
+        raise ValueError(f'runs_in must be "process" or left out, got {runs_in!r}')
+    if memory_mb is None:
+        return
+    if runs_in is None:
+        raise ValueError('memory_mb limits a process; say runs_in="process", too')
+    if isinstance(memory_mb, bool) or not isinstance(memory_mb, int):
+        raise TypeError(f"memory_mb must be a whole number of MiB, got {memory_mb!r}")
+    if not 32 <= memory_mb <= 1 << 24:
+        raise ValueError(f"memory_mb must be from 32 to 16,777,216 MiB, got {memory_mb}")
+
+
 def printable(text: str) -> str:
     r"""The text as UTF-8 can carry it: half a surrogate pair, as in the name of a badly encoded file, becomes `\udc80`."""
     return text.encode("utf-8", "backslashreplace").decode()

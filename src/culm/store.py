@@ -23,7 +23,8 @@ from culm.outcome import Final, Outcome
 LeaseState: TypeAlias = Literal["held", "lost", "cancelled"]
 ClaimOrder: TypeAlias = Literal["priority", "age"]
 State: TypeAlias = Literal["open", "leased", "succeeded", "failed", "cancelled", "expired", "lost"]
-HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome"]
+HintKind: TypeAlias = Literal["accepted", "heartbeat", "progress", "outcome", "cancel"]
+CANCELS = "~cancels"  # the channel on which workers hear which jobs are to stop; no job has such an id
 
 
 class Claimed(Struct, frozen=True, gc=False):
@@ -128,6 +129,10 @@ class QueueCounts(Struct, frozen=True, gc=False, kw_only=True):
 
 class Reader(Protocol):
     async def job(self, job_id: str) -> JobView | None: ...
+
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        """Those that the leases still hold, as they were claimed: for a process that goes on in the place of one that died."""
+        ...
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         """How the job ended; waits up to `for_ms` for it to end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
 
@@ -49,7 +49,12 @@ class Task(Generic[P, R]):
         name: what messages call it; an exact key of the app's registry.
         fn: the plain function.
         retry: its policy, with the errors that are worth a retry.
+        runs_in: "process": in a process apart from the worker's; None: in its loop, or in a thread if it is `def`.
+        memory: how many bytes of data that process may have.
     """
+
+    runs_in: Literal["process"] | None = None
+    memory: int | None = None
 
     def __init__(
         self, app: App, fn: Callable[P, R | Coroutine[Any, Any, R]], *, name: str, signature: Signature[R], options: Options, retry: Retry

@@ -28,7 +28,7 @@ from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.target import working_folder
 from culm.handle import Handle
 from culm.store import WorkerInfo
-from culm.worker.process import PARENT
+from culm.worker.leash import PARENT
 
 CONCURRENCY = 4
 LEASE_S, HEARTBEAT_S = 2.0, 0.5
@@ -54,6 +54,7 @@ class Demo:
         self._store = store.absolute() if store is not None else None
         self._as_json = as_json
         self._killed: tuple[int, ...] = ()
+        self._held = 0  # by the one that was killed
         self._started = 0.0
         self._others: set[str] = set()  # workers that an older store knew before ours
 
@@ -175,10 +176,10 @@ class Demo:
                 holds = (await _holders(root)).get(victim, 0)
                 os.kill(victim, signal.SIGKILL if holds else signal.SIGCONT)
                 if holds:
-                    self._killed = (victim,)
+                    self._killed, self._held = (victim,), holds
                     self._screen.say(
                         f"killed worker pid {victim} with SIGKILL at {progress.done}/{progress.total} files; it held {holds}, "
-                        f"whose leases run out within {LEASE_S:g} s"
+                        f"which others take over"
                     )
                     return
 
@@ -207,6 +208,7 @@ class Demo:
             "files_per_s": round(proof.files / took, 1),
             "mb_per_s": round(report.bytes / 1e6 / took, 3),
             "killed": list(self._killed),
+            "taken_over": self._held,
             "proof": msgspec.to_builtins(proof) | {"holds": proof.holds},
             "store": str(self._path),
         }
@@ -224,7 +226,7 @@ class Demo:
         yield from (f"           {failure}" for failure in report.failures[:10])
         yield f"took       {took:.2f} s: {proof.files / took:,.0f} files/s, {report.bytes / 1e6 / took:,.1f} MB/s"
         if self._killed:
-            yield f"killed     pid {self._killed[0]}; {proof.rerun} jobs that it held were taken over and run again"
+            yield f"killed     pid {self._killed[0]}; {self._held} jobs that it held were taken over and run again"
         if proof.holds:
             yield f"ledger     each of {proof.committed:,} files was committed exactly once"
         yield f"store      {self._path}"

@@ -23,7 +23,6 @@ class Proof(Struct, frozen=True):
     committed: int  # jobs of files with exactly one row in the ledger
     twice: list[str]  # ids of any of the run's jobs with more
     missing: int  # files without a committed job
-    rerun: int  # jobs on which a lease ran out, so that they were run again
 
     @property
     def holds(self) -> bool:
@@ -34,17 +33,16 @@ async def prove(store: FullStore, path: Path, root: str, *, files: int) -> Proof
     """Compare the jobs of the scope with the ledger in the file."""
     ledger = _ledger(path, root)
     ids: list[str] = []
-    rerun, after = 0, f"{root}~"
+    after = f"{root}~"
     while page := await store.jobs(queue="demo.files", after=after, limit=PAGE):
         ours = [view for view in page if view.id.startswith(f"{root}~")]
         ids += [view.id for view in ours]
-        rerun += sum(1 for view in ours if view.expiries)
         after = page[-1].id
         if len(ours) < len(page):
             break
     committed = sum(1 for job_id in ids if ledger.get(job_id) == 1)
     missing = max(0, files - len(ids)) + sum(1 for job_id in ids if job_id not in ledger)
-    return Proof(files, committed, [job_id for job_id, rows in ledger.items() if rows > 1], missing, rerun)
+    return Proof(files, committed, [job_id for job_id, rows in ledger.items() if rows > 1], missing)
 
 
 def _ledger(path: Path, root: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ from culm.cli import asking
 from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.target import existing, load_app, store_app
 from culm.errors import ConfigError, CulmError
-from culm.telemetry.address import parse_address, refuse_taken
+from culm.telemetry.address import Address, parse_address, refuse_taken
 
 cli = typer.Typer(
     help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
@@ -55,6 +55,9 @@ def worker(
     lease: Annotated[Seconds, typer.Option(help="seconds of silence after which a worker has lost its jobs")] = 30.0,
     heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
     grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
+    stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
+    max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
     ] = None,
@@ -63,51 +66,74 @@ def worker(
 ) -> int:
     """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
 
+    Of several processes, one that dies or ends is replaced; what ran when it died runs again alone, and is lost after three such deaths.
+
     \b
     Example:
       culm worker shop.tasks:app -q mail -c 100 --processes 2 --metrics 127.0.0.1:9000
+      culm worker shop.tasks:app --processes 4 --max-jobs 100000 --max-rss 512
     """
-    from culm.worker import process
+    from culm.worker import leash, process
 
-    ready = process.attach()
+    attached = leash.attach()
     process.log_to_stderr(log_format.value)
-    address = None if metrics is None else parse_address(metrics, processes=processes)
+    if metrics is not None:
+        parse_address(metrics, processes=processes)
+    options: dict[str, Any] = {
+        "lease": lease,
+        "heartbeat": heartbeat,
+        "grace": grace,
+        "stuck_after": lease if stuck_after is None else stuck_after,
+    }
     if processes > 1:
-        if address is not None:
-            refuse_taken(address, processes=processes)
         with asking.usage():
-            return _supervise(app, queue or [], concurrency, processes, lease, heartbeat, grace, url, metrics, log_format)
+            served = None if metrics is None else parse_address(metrics)
+            return _supervise(
+                app, queue or [], options | {"log_format": log_format.value}, url, max_jobs,
+                concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=served,
+            )  # fmt: skip
+    if max_rss is not None and attached.leash is None:
+        raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
-    served = None if address is None else str(address.of_place(process.place()))
     with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, lease=lease, heartbeat=heartbeat, grace=grace, metrics=served)
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, metrics=metrics, **options)
+    it.leash = attached.leash
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
-    return process.run_worker(loaded, it, title=app, grace=grace, ready=ready)
+    return process.run_worker(loaded, it, title=app, grace=grace, ready=attached.ready, max_jobs=max_jobs)
 
 
 def _supervise(
     app: str,
     queues: list[str],
+    options: dict[str, Any],
+    url: str | None,
+    max_jobs: int | None,
+    *,
     concurrency: int,
     processes: int,
-    lease: float,
-    heartbeat: float,
-    grace: float,
-    url: str | None,
-    metrics: str | None,
-    log_format: Lines,
+    max_rss: int | None,
+    metrics: Address | None,
 ) -> int:
     from culm.duration import to_ms
     from culm.worker.supervisor import Supervisor
 
-    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1", f"--concurrency={concurrency}"]
+    if metrics is not None:
+        refuse_taken(metrics, processes=processes)
+    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
     command += [f"--queue={q}" for q in queues]
-    command += [f"--lease={lease}", f"--heartbeat={heartbeat}", f"--grace={grace}"]
-    command += [f"--log-format={log_format.value}"]
-    command += [] if metrics is None else [f"--metrics={metrics}"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command += [] if max_jobs is None else [f"--max-jobs={max_jobs}"]
     command += [] if url is None else [f"--url={url}"]
-    return Supervisor(command, processes=processes, grace_s=to_ms(grace, "grace") / 1000).run()
+    return Supervisor(
+        command,
+        processes=processes,
+        concurrency=concurrency,
+        grace_s=to_ms(options["grace"], "grace") / 1000,
+        stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
+        max_rss=None if max_rss is None else max_rss << 20,
+        one_more=lambda number: [] if metrics is None else [f"--metrics={metrics.of_place(number)}"],
+    ).run()
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an argument

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
+from culm.job import Delivery
 from culm.outcome import ENDINGS, FINAL
 from culm.store import (
     Absent,
@@ -111,6 +112,10 @@ class MemoryStore:
         with self._lock:
             row = self.tables.rows.get(job_id)
             return None if row is None else _view(row, self.tables.now())
+
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        with self._lock:
+            return self.tables.deliveries(held)
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         with self._lock:

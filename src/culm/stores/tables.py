@@ -368,6 +368,10 @@ class Tables:
 
     # -- what readers ask -----------------------------------------------------------------------------------------------------
 
+    def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        now, rows = self.now(), [(self.leased.get(h.job_id), h.lease) for h in dict.fromkeys(held)]
+        return [_delivery(row, now) for row, lease in rows if row is not None and row.lease == lease]
+
     def events(self, scope: str, topic: str) -> list[Event]:
         held = self.scopes[scope].topics.get(topic, {}) if scope in self.scopes else {}
         return [Event(scope, topic, key, value) for key, value in sorted(held.items())]

@@ -21,6 +21,7 @@ from msgspec import Struct
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreUnavailable
+from culm.job import Delivery
 from culm.store import (
     Absent,
     Claimed,
@@ -159,6 +160,9 @@ class Faulty:
 
     async def job(self, job_id: str) -> JobView | None:
         return await self._call("job", lambda: self._store.job(job_id))
+
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        return await self._call("deliveries", lambda: self._store.deliveries(held))
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         return await self._call("outcome", lambda: self._store.outcome(job_id, for_ms=for_ms))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from culm.errors import StoreError
 from culm.store import Claimed, ClaimOrder, Store
@@ -32,9 +32,13 @@ class Claimer:
     Args:
         name: names the worker to the store; its leases are `name/1`, `name/2`, ...
         poll_ms: how often it looks behind the hints.
+
+    Attributes:
+        claiming: told of each lease before the store is asked for it.
     """
 
     def __init__(self, store: Store, queues: Sequence[str], *, name: str, for_ms: int, poll_ms: int, rng: random.Random) -> None:
+        self.claiming: Callable[[str], None] = lambda _: None
         self._store = store
         self._queues = tuple(queues)
         self._name = name
@@ -80,6 +84,12 @@ class Claimer:
                 await self._wait(claimed.next_ms)
                 self._measured = (loop.time(), slots.done)
 
+    async def rest(self) -> None:
+        """Claim nothing, until `stop`: what runs here is brought."""
+        while not self._stopping:
+            self._room.clear()
+            await self._room.wait()
+
     def _measure(self, now: float, slots: Slots) -> None:
         """How much is 50 ms of work, by what was done since the last claim."""
         since, done = self._measured
@@ -93,6 +103,7 @@ class Claimer:
         self._claims += 1
         order: ClaimOrder = "age" if self._claims % AGE_EVERY == 0 else "priority"
         lease, pause, last_tries = f"{self._name}/{self._claims}", FIRST_PAUSE_S, LAST_TRIES
+        self.claiming(lease)
         while True:
             try:
                 return await self._store.claim(self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order=order)

@@ -1,14 +1,12 @@
 """What makes a process a worker: its signals, its event loop, its log, its garbage collector. The worker itself knows none of them.
 
-The first SIGTERM or SIGINT stops gracefully, the second gives back at once what still runs. A process that was started by a
-supervisor (or the demo) dies with it: `attach` asks the kernel for that, and tells the parent over a pipe when work can begin.
+The first SIGTERM or SIGINT stops gracefully, the second gives back at once what still runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import os
@@ -26,11 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("culm.worker")
 
-PARENT = "CULM_PARENT"  # environment: the pid to die with
-PLACE = "CULM_PLACE"  # environment: which of the supervisor's processes this is, from 1
-READY_FD = "CULM_READY_FD"  # environment: a byte written here says that the worker claims
+MOST_LEAKED = 20  # threads that go on after their jobs timed out: then another process does better
 LOOK_S = 0.25  # how often to see whether the claimer still lives
-PR_SET_PDEATHSIG = 1
 
 
 def log_to_stderr(kind: LogFormat) -> None:
@@ -41,52 +36,21 @@ def log_to_stderr(kind: LogFormat) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def attach() -> Callable[[], None]:
-    """Die with the parent that the environment names. Returns what to call when the worker is ready.
-
-    The variables are taken out of the environment: what a task starts is not the supervisor's child.
-    """
-    parent, fd = os.environ.pop(PARENT, ""), os.environ.pop(READY_FD, "")
-    if parent:
-        die_with(int(parent))
-    return (lambda: _tell(int(fd))) if fd else lambda: None
-
-
-def place() -> int:
-    """Which of its supervisor's processes this is, from 1; 1 without a supervisor."""
-    return int(os.environ.pop(PLACE, "1"))
-
-
-def die_with(parent: int) -> None:
-    """Get SIGTERM when the parent dies: what runs may still end. Elsewhere than on Linux nothing happens."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel was asked
-        raise SystemExit(1)
-
-
-def _tell(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.write(fd, b"r")
-        os.close(fd)
-
-
 def tune() -> None:
     """What was imported stays: the collector need not look at it again. Fewer, larger collections measured faster."""
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
-def run_worker(app: App, worker: Worker, *, title: str, grace: float, ready: Callable[[], None]) -> int:
-    """Run until a signal says stop. Returns the exit code: 0, or 1 when the worker ended by itself.
+def run_worker(app: App, worker: Worker, *, title: str, grace: float, ready: Callable[[], None], max_jobs: int | None = None) -> int:
+    """Run until a signal says stop, or `max_jobs` attempts have ended. Returns the exit code: 0, or 1 when the worker ended by itself.
 
     Raises ConfigError and StoreError when the store cannot be opened.
     """
     tune()
     log.info("worker: %s, pid %d, tasks %s", title, os.getpid(), ", ".join(sorted(app.tasks)) or "(none)")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(app, worker, grace, ready))
+        return runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -97,7 +61,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], None]) -> int:
+async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], None], max_jobs: int) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -113,7 +77,7 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
         loop.add_signal_handler(number, asked, number.name)
     await worker.start()
     ready()
-    await _until(stop, worker)
+    await _until(stop, worker, max_jobs)
     failure = worker.failed
     try:
         await worker.stop()
@@ -127,8 +91,11 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
     return 1
 
 
-async def _until(stop: asyncio.Event, worker: Worker) -> None:
+async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int) -> None:
     asked = asyncio.ensure_future(stop.wait())
     while not asked.done() and worker.failed is None:
         await asyncio.wait([asked], timeout=LOOK_S)
+        if worker.done >= max_jobs or worker.leaked >= MOST_LEAKED:
+            log.info("worker.recycles: %d attempts done, %d threads leaked", worker.done, worker.leaked)
+            break
     asked.cancel()

@@ -20,6 +20,7 @@ from culm.outcome import Failed, Lost, Outcome, Released, Succeeded
 from culm.payload import Payloads
 from culm.store import FullStore
 from culm.task import AnyTask
+from culm.worker.children import Children
 from culm.worker.threads import Threads
 
 log = logging.getLogger("culm.worker")
@@ -43,6 +44,7 @@ class Runner:
     Args:
         tasks: the registry; a delivery names an exact key of it.
         threads: where `def` tasks run.
+        children: where tasks run that are to have a process.
         rng: spreads retry pauses.
         now: seconds by a clock that only grows. A loop's own may stand still while a task computes: uvloop's does.
     """
@@ -53,6 +55,7 @@ class Runner:
         store: FullStore,
         payloads: Payloads,
         threads: Threads,
+        children: Children,
         rng: random.Random,
         now: Callable[[], float],
     ) -> None:
@@ -60,6 +63,7 @@ class Runner:
         self._store = store
         self._payloads, self._plain = payloads, payloads.plain
         self._threads = threads
+        self._children = children
         self._rng = rng
         self.now = now
 
@@ -73,10 +77,13 @@ class Runner:
             attempt.began = started = self.now()
             try:
                 data = job.args if self._plain and job.v == PLAIN else await self._opened(job)
-                args, kwargs = task.signature.decode_call(data)
                 if job.reads:
                     attempt.events = await self._events(attempt)
-                value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
+                if task.runs_in is None:
+                    args, kwargs = task.signature.decode_call(data)
+                    value = await task.fn(*args, **kwargs) if task.is_async else await self._threads.run(attempt, task.fn, args, kwargs)
+                else:
+                    value = await self._children.run(attempt, task, data)
                 outcome = NOTHING if value is None and not attempt.stopping else self._returned(attempt, task, value, started)
                 if not self._plain:
                     outcome = await self.put_away(attempt, outcome)

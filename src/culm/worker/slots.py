@@ -24,6 +24,7 @@ from culm.errors import StoreFull, StoreUnavailable
 from culm.job import PLAIN, Delivery
 from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.store import LeaseState
+from culm.worker.board import Board
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.wrapped import Wrapped
 
@@ -56,6 +57,7 @@ class Slots:
         concurrency: int,
         hungry: Callable[[], None],
         watch: Callable[[End], End] | None = None,
+        board: Board | None = None,
     ) -> None:
         self._app = app
         self._gatherer = gatherer
@@ -65,6 +67,7 @@ class Slots:
         self._create_task, self._run = self._loop.create_task, runner.run  # bound once, not for each job
         self._base = contextvars.copy_context()
         self._hungry = hungry
+        self._board = board
         self.concurrency = concurrency
         self.low_water = 0  # of the buffer; below it the claimer is told
         self.buffer: deque[Delivery] = deque()
@@ -103,9 +106,13 @@ class Slots:
         if self._closing:
             self.release_buffered()
             return
-        self._fed_at[deliveries[0].lease] = self._loop.time()
-        while (gone := next(iter(self._fed_at))) != buffer[0].lease:
+        lease = deliveries[0].lease
+        self._fed_at[lease] = self._loop.time()
+        oldest = buffer[0].lease
+        while (gone := next(iter(self._fed_at), oldest)) != oldest:
             del self._fed_at[gone]
+        if self._board is not None:
+            self._board.claimed(lease, [d.job.id for d in deliveries], in_buffer=len(self._fed_at))
         self._empty.clear()
         for _ in range(min(self.free, len(buffer))):
             self._start_next()
@@ -115,15 +122,20 @@ class Slots:
         delivery = self.buffer[0]
         job = delivery.job
         if job.expires_ms is not None or job.deadline_ms is not None:
-            waited = self._loop.time() - self._fed_at[delivery.lease]
+            now = self._loop.time()
+            waited = now - self._fed_at.get(delivery.lease, now)
             delivery = replace(delivery, age_ms=delivery.age_ms + round(waited * 1000))
         attempt = Attempt(delivery, job, self._app)
+        if self._board is not None:
+            attempt.slot = self._board.begin(delivery.lease, job.id)
         self.running[attempt] = self._create_task(self._run(attempt, self._end), context=self._base.copy())
         self.buffer.popleft()
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
+        if self._board is not None:
+            self._board.end(attempt.slot)
         job = attempt.job
         if attempt.effects is None:
             commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
@@ -182,6 +194,8 @@ class Slots:
             if not attempt.ends_at:
                 left_ms = decide.time_left_ms(attempt.delivery)
                 attempt.ends_at = float("inf") if left_ms is None else now + left_ms / 1000
+                if self._board is not None:
+                    self._board.name(attempt.slot, attempt.delivery.lease, attempt.job.id)
             elif now >= attempt.ends_at:
                 attempt.ends_at = now + STUBBORN_S
                 self._stop(attempt, "timeout")

@@ -1,88 +1,82 @@
 """The supervisor keeps N worker processes alive. It imports no user code and opens no store: what breaks them does not break it.
 
 The first process starts alone and proves the configuration; when it is ready, the others follow. A process that dies unasked
-is replaced, after a pause that doubles while its replacements die young. SIGTERM and SIGINT are passed on; each process has a
-group of its own, so that a Ctrl-C in the terminal reaches it once, through here.
+is replaced, after a pause that doubles while its replacements die young and do no work. What it held is known from its board: what
+had not begun is given back at once, by any other process; what ran is suspect (`suspects.py`), and runs one after another in processes
+apart. A process whose loop stands still shows its stacks, and is killed; one that grew too large is replaced.
 
-One thread sleeps in `select` on two kinds of pipes: the signals', and one per process that is not ready yet.
+SIGTERM and SIGINT are passed on; each process has a group of its own, so that a Ctrl-C in the terminal reaches it once, through
+here. One thread sleeps in `select` on the signals' pipe, a pipe per process that is not ready yet, and the sockets of orders.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
 import signal
-import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from culm.worker.process import PARENT, PLACE, READY_FD
+from msgspec.structs import replace
+
+from culm.worker.ending import ending
+from culm.worker.notify import tell_systemd
+from culm.worker.orders import Order
+from culm.worker.place import Place
+from culm.worker.suspects import Suspects
 
 log = logging.getLogger("culm.worker")
 
 HOPELESS = (2, 78)  # usage, configuration: exit codes that another start would only repeat
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
-YOUNG_S = 10.0  # a process that lived longer is replaced as if it were the first to die
 PATIENCE_S = 10.0  # beyond the grace, before a process that does not stop is killed
+LOOK_S = 0.5  # how often the processes are looked at
+REST_S = 10.0  # how long a process apart may idle
+MANY = 20  # suspects that are worth another process apart
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-
-
-class Place:
-    """One of the N places, and the process that fills it now."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.process: subprocess.Popen[bytes] | None = None
-        self.ready_fd = -1  # -1: it is ready, or gone
-        self.started = 0.0
-        self.start_at = 0.0
-        self.pause_s = FIRST_PAUSE_S
-
-    def start(self, command: Sequence[str]) -> None:
-        self.ready_fd, fd = os.pipe()
-        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(fd), PLACE: str(self.number)}
-        try:
-            self.process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
-        finally:
-            os.close(fd)
-        self.started = time.monotonic()
-        log.info("supervisor.started: process %d, pid %d", self.number, self.process.pid)
-
-    def close_ready(self) -> bool:
-        """True: it has just become ready."""
-        data = b""
-        if self.ready_fd >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.set_blocking(self.ready_fd, False)
-                data = os.read(self.ready_fd, 1)
-            os.close(self.ready_fd)
-            self.ready_fd = -1
-        return bool(data)
-
-    def next_pause(self, now: float) -> float:
-        if now - self.started > YOUNG_S:
-            self.pause_s = FIRST_PAUSE_S
-        pause, self.pause_s = self.pause_s, min(self.pause_s * 2, LONGEST_PAUSE_S)
-        return pause
 
 
 class Supervisor:
     """Runs `command` in `processes` processes until a signal says stop.
 
     Args:
-        command: a worker for one process.
+        command: a worker for one process; `--concurrency` follows.
+        concurrency: of each process.
         grace_s: how long a worker may take to stop; a while later it is killed.
+        stuck_s: a process whose loop has not ticked for so long is killed.
+        one_more: arguments of the n-th process, from 1; none of those apart.
+        max_rss: bytes; a process that is larger is replaced when what it runs has ended, one twice as large at once.
     """
 
-    def __init__(self, command: Sequence[str], *, processes: int, grace_s: float) -> None:
-        self._command = list(command)
-        self._places = [Place(n) for n in range(1, processes + 1)]
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        processes: int,
+        concurrency: int,
+        grace_s: float,
+        stuck_s: float,
+        max_rss: int | None = None,
+        one_more: Callable[[int], Sequence[str]] = lambda _: (),
+    ) -> None:
+        each = [*command, f"--concurrency={concurrency}"]
+        self._places = [Place(str(n), [*each, *one_more(n)], concurrency=concurrency) for n in range(1, processes + 1)]
+        alone = [*command, "--concurrency=1"]
+        self._aparts = [Place(f"apart {n}", alone, concurrency=1, apart=True) for n in range(1, processes + 1)]
+        self._suspects = Suspects()
+        self._unordered: list[Order] = []  # for the first process that is ready
         self._grace_s = grace_s
+        self._stuck_s = stuck_s
+        self._max_rss = max_rss
         self._proven = False  # a process was ready once: the configuration works
+        self._look_at = 0.0
+        self._idle_since: dict[Place, float] = {}
         self._kill_at: float | None = None  # not None: stopping
         self._code = 0
+
+    @property
+    def _all(self) -> list[Place]:
+        return [*self._places, *self._aparts]
 
     def run(self) -> int:
         """The exit code: 0, 1 when a process did not stop well, or that of the first when it could not start."""
@@ -105,34 +99,65 @@ class Supervisor:
     def _loop(self, wake: int) -> None:
         while True:
             self._start_due()
-            if self._kill_at is not None and not any(p.process for p in self._places):
+            if self._kill_at is not None and not any(p.process for p in self._all):
                 return
-            starting = {p.ready_fd: p for p in self._places if p.ready_fd >= 0}
-            heard, _, _ = select.select([wake, *starting], [], [], self._sleep_s())
+            starting = {p.ready_fd: p for p in self._all if p.ready_fd >= 0}
+            unsent = [p for p in self._all if p.process is not None and p.has_unsent]
+            heard, writable, _ = select.select([wake, *starting], unsent, [], self._sleep_s())
             for fd in heard:
                 if fd == wake:
                     self._signalled(os.read(wake, 64))
                 else:
-                    self._proven = starting[fd].close_ready() or self._proven
+                    self._hear(starting[fd])
+            for place in writable:
+                place.send()
             self._reap()
-            if self._kill_at is not None and time.monotonic() > self._kill_at:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look(now)
+            if self._kill_at is not None and now > self._kill_at:
                 self._kill()
+
+    # -- starting and stopping ------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
         if self._kill_at is not None:
             return
         now = time.monotonic()
-        for place in self._places if self._proven else self._places[:1]:
+        for place in self._due():
             if place.process is None and now >= place.start_at:
-                place.start(self._command)
+                place.start()
 
-    def _sleep_s(self) -> float | None:
+    def _due(self) -> list[Place]:
+        """Those that should be filled."""
+        places = self._places if self._proven else self._places[:1]
+        return places + self._aparts[: -(-len(self._suspects.waiting) // MANY)]
+
+    def _hear(self, place: Place) -> None:
+        place.hear_ready()
+        if place.ready and not self._proven:
+            self._proven = True
+            tell_systemd("READY=1")
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Orders go to whoever can carry them out."""
+        aparts = [p for p in self._aparts if p.is_able]
+        if aparts:
+            for place, order in zip(aparts, self._suspects.take(len(aparts)), strict=False):
+                place.give(order)
+        able = next((p for p in self._all if p.is_able), None)
+        if able is not None:
+            for order in self._unordered:
+                able.give(order)
+            self._unordered = []
+
+    def _sleep_s(self) -> float:
         now = time.monotonic()
-        if self._kill_at is not None:
-            return max(0.0, self._kill_at - now) + 0.01
-        waiting = [p.start_at - now for p in self._places if p.process is None] if self._proven else [self._places[0].start_at - now]
-        waiting = waiting if self._proven or self._places[0].process is None else []
-        return max(0.0, min(waiting)) if waiting else None
+        moments = [self._look_at] if self._kill_at is None else [self._look_at, self._kill_at]
+        if self._kill_at is None:
+            moments += [p.start_at for p in self._due() if p.process is None]
+        return max(0.0, min(moments) - now) + 0.001
 
     def _signalled(self, numbers: bytes) -> None:
         for number in numbers:
@@ -141,49 +166,90 @@ class Supervisor:
                 self._stop()
 
     def _stop(self) -> None:
+        tell_systemd("STOPPING=1")
+        self._give_back_suspects()
         self._kill_at = self._kill_at or time.monotonic() + self._grace_s + PATIENCE_S
-        for place in self._places:
-            if place.process is not None:
-                place.process.send_signal(signal.SIGTERM)
+        for place in self._all:
+            place.stop()
+
+    def _give_back_suspects(self) -> None:
+        """Those that have not begun to run apart are for others to suspect."""
+        self._unordered += [Order(give_back=order.run) for order in self._suspects.take(1)]
+        self._pass_on()
+
+    # -- how they are, and how they end ---------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        late, self._look_at = now - self._look_at > 2 * LOOK_S, now + LOOK_S
+        tell_systemd("WATCHDOG=1")
+        for place in self._all:
+            if place.process is None or place.killed:
+                continue
+            if (stuck_s := place.stuck_for(now)) > self._stuck_s and not late:  # after a sleep of our own, they get another look
+                log.error("supervisor.stuck: process %s, pid %d, for %.1f s; its stacks follow", place.name, place.pid, stuck_s)
+                place.show_and_kill()
+            elif self._max_rss is not None and (rss := place.rss_bytes()) > self._max_rss:
+                self._too_large(place, rss, self._max_rss)
+        for place in self._aparts:
+            self._rest(place, now)
+
+    def _too_large(self, place: Place, rss: int, most: int) -> None:
+        if rss > 2 * most:
+            log.error("supervisor.kills: process %s, pid %d takes %d MiB", place.name, place.pid, rss >> 20)
+            place.kill()
+        elif not place.stopping and not place.apart:  # suspects stay where they are
+            log.info("supervisor.recycles: process %s, pid %d takes %d MiB", place.name, place.pid, rss >> 20)
+            place.stop()
+
+    def _rest(self, apart: Place, now: float) -> None:
+        """Nobody is suspect any more: a process apart may go."""
+        if apart.process is None or self._suspects.waiting or not apart.is_idle():
+            self._idle_since[apart] = now
+        elif now - self._idle_since[apart] > REST_S and not apart.stopping:
+            apart.stop()
 
     def _reap(self) -> None:
-        for place in self._places:
-            if place.process is None or (code := place.process.poll()) is None:
+        for place in self._all:
+            pid = place.pid
+            if (code := place.reap()) is None:
                 continue
-            pid, place.process = place.process.pid, None
-            self._proven = place.close_ready() or self._proven
+            if place.ready and not self._proven:
+                self._proven = True
+                tell_systemd("READY=1")
             self._ended(place, pid, code)
+            place.board.close()
 
     def _ended(self, place: Place, pid: int, code: int) -> None:
+        if code not in (0, *HOPELESS) and place.ready:
+            for order in place.not_taken():
+                self._suspects.not_taken(order)
+                self._unordered.append(replace(order, run=[]))
+            self._unordered.append(self._suspects.died(place.board.seen(), ending(code), apart=place.apart))
+            self._pass_on()
+        if place.apart and not any(p.process for p in self._aparts):
+            self._suspects.cleared()
         if self._kill_at is not None:
             if code not in (0, -signal.SIGTERM):
-                log.error("supervisor.ended: process %d, pid %d, %s", place.number, pid, ending(code))
+                log.error("supervisor.ended: process %s, pid %d, %s", place.name, pid, ending(code))
                 self._code = self._code or 1
+            self._give_back_suspects()
         elif code in HOPELESS and not self._proven:
             self._code = code  # it has said why
             self._stop()
+        elif code == 0 and (place.ready or place.stopping):
+            log.info("supervisor.recycled: process %s, pid %d", place.name, pid)
+            place.start_at = 0.0
         else:
             now = time.monotonic()
             pause = place.next_pause(now)
             place.start_at = now + pause
-            log.error("supervisor.died: process %d, pid %d, %s; replaced in %g s", place.number, pid, ending(code), pause)
+            log.error("supervisor.died: process %s, pid %d, %s; replaced in %g s", place.name, pid, ending(code), pause)
 
     def _kill(self) -> None:
-        for place in self._places:
+        for place in self._all:
             if place.process is not None:
-                log.error("supervisor.kills: process %d, pid %d, did not stop", place.number, place.process.pid)
+                log.error("supervisor.kills: process %s, pid %d, did not stop", place.name, place.pid)
                 place.process.kill()
                 place.process.wait()
-                place.process = None
+                place.reap()
                 self._code = self._code or 1
-            place.close_ready()
-
-
-def ending(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

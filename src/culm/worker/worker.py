@@ -28,8 +28,13 @@ from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
 from culm.telemetry.measured import Measured
 from culm.telemetry.meter import Meter
+from culm.worker.board import Board
+from culm.worker.cancels import hear_cancels
+from culm.worker.children import Children
 from culm.worker.claimer import Claimer
 from culm.worker.heart import ThreadHeart, beat
+from culm.worker.leash import Leash
+from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.threads import Threads
@@ -59,6 +64,7 @@ class WorkerOptions(TypedDict, total=False):
     poll: Seconds  # how often to look behind the hints; 1
     grace: Seconds  # how long a stop waits for what runs; 30
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
+    children: int  # processes for runs_in="process" tasks, at once; the number of processors
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
     metrics: str | None  # HOST:PORT on this machine where Prometheus may ask
 
@@ -81,6 +87,7 @@ class Worker:
         poll: Seconds = 1.0,
         grace: Seconds = 30.0,
         stuck_after: Seconds | None = None,
+        children: int | None = None,
         heart: Literal["thread", "loop"] = "thread",
         metrics: str | None = None,
     ) -> None:
@@ -101,6 +108,9 @@ class Worker:
         self._metrics = None if metrics is None else parse_address(metrics)
         self._endpoint: Endpoint | None = None
         self.meter: Meter | None = None  # what it counts, if it serves metrics
+        self._most_children = children if children is None else _concurrency(children, "children")
+        self.leash: Leash | None = None  # set before it starts
+        self._board: Board | None = None
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ticked = 0.0
@@ -127,21 +137,37 @@ class Worker:
         self._started_ms = app.clock.now_ms()
         self._ticked = time.monotonic()
         self._threads = Threads()
+        self._children = Children(self._most_children)
         now = time.monotonic if self._heart_kind == "thread" else loop.time
         meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
         seam = store if meter is None else Measured(store, meter)
         self._gatherer = Gatherer(seam, client=self.name, give_up_ms=None, rng=app.rng)  # the heart holds what waits there
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
-        runner = Runner(app.tasks, store, app.payloads, self._threads, app.rng, now)
+        runner = Runner(app.tasks, store, app.payloads, self._threads, self._children, app.rng, now)
         wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
-        running = Wrapped(runner, wraps) if wraps else runner
-        watch = None if meter is None else meter.around
-        self._slots = Slots(app, running, self._gatherer, concurrency=self._concurrency, hungry=self._claimer.hungry, watch=watch)
+        leash = self.leash
+        self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
+        self._slots = Slots(
+            app,
+            Wrapped(runner, wraps) if wraps else runner,
+            self._gatherer,
+            concurrency=self._concurrency,
+            hungry=self._claimer.hungry,
+            watch=None if meter is None else meter.around,
+            board=self._board,
+        )
         self._endpoint = None if meter is None else self._serve(meter)
         self._hurry = asyncio.Event()
         self._loop = loop
-        self._claiming = loop.create_task(self._claimer.run(self._slots), name="culm-claimer")
-        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep())]
+        if self._board is not None:
+            self._claimer.claiming = self._board.claiming
+        claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
+        self._claiming = loop.create_task(claiming, name="culm-claimer")
+        cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
+        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
+        if leash is not None and self._board is not None:
+            orders = Obedience(store, self._slots, self.queues, self._gatherer.submit, self._board.took_order, self._suspected)
+            self._tasks.append(loop.create_task(orders.obey(leash.orders_fd), name="culm-orders"))
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
@@ -168,6 +194,7 @@ class Worker:
             if self._heart_kind == "thread":
                 self._heart.ask_to_stop()
             self._threads.close()
+            self._children.close()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
@@ -188,6 +215,11 @@ class Worker:
         return self._slots.done
 
     @property
+    def leaked(self) -> int:
+        """Threads that still run a job that was stopped."""
+        return self._threads.leaked
+
+    @property
     def fenced(self) -> int:
         """Commits that were refused because another worker had the job."""
         return self._slots.fenced
@@ -201,6 +233,10 @@ class Worker:
     def metrics(self) -> str | None:
         """HOST:PORT where they are served; None: they are not."""
         return None if self._endpoint is None else str(self._endpoint.address)
+
+    def _suspected(self, jobs: int) -> None:
+        if self.meter is not None:
+            self.meter.suspects += jobs
 
     def _serve(self, meter: Meter) -> Endpoint:
         try:
@@ -260,11 +296,14 @@ class Worker:
         await beat(self, self._store, every_ms=self._beat_ms, lease_ms=self._lease_ms, pause=pause)
 
     async def _tick(self) -> None:
+        apart = self.leash is not None and self.leash.apart
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
+            if self._board is not None:
+                self._board.tick(self._slots.done, len(self.held()))
             self._slots.scan(self._loop.time())
-            if self._slots.release_stale():
+            if not apart and self._slots.release_stale():
                 self._claimer.slow()
 
     async def _news(self) -> None:
@@ -322,7 +361,7 @@ def _queues(app: App, queues: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(found)) or ("default",)
 
 
-def _concurrency(value: int) -> int:
+def _concurrency(value: int, name: str = "concurrency") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100_000:
-        raise ValueError(f"concurrency must be a whole number from 1 to 100,000, got {value!r}")
+        raise ValueError(f"{name} must be a whole number from 1 to 100,000, got {value!r}")
     return value

@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 
+from culm.commit import Held
+from culm.job import Delivery
 from culm.outcome import FINAL, Outcome, decode_outcome
 from culm.store import Absent, Ended, JobView, Pending, QueueCounts, State
 from culm.stores.redis.connection import Reply
 from culm.stores.redis.link import Link
 from culm.stores.redis.outcomes import PENDING, Found
-from culm.stores.redis.records import Head
+from culm.stores.redis.records import Head, read_record
 from culm.stores.redis.wire import Word
 
 PAGE = 200  # jobs of one look
@@ -31,7 +33,7 @@ def outcome(found: Found) -> Ended | Pending | Absent:
 def view(now: int, row: Sequence[bytes]) -> JobView:
     job_id, record, held, state_text, stored, until = row
     head = Head(record)
-    due, sent, lease = head.due, head.sent, held[1:].partition(b"\n")[0].decode()
+    due, sent, lease = head.due, head.sent, _lease(row).decode()
     attempt, expiries = (1, 0) if held else (0, 0)
     last: Outcome | None = decode_outcome(stored[stored.index(b"\n") + 1 :]) if stored else None
     state: State = "leased" if held else "open"
@@ -57,6 +59,19 @@ def view(now: int, row: Sequence[bytes]) -> JobView:
         lease=lease,
         topic=head.topic,
     )
+
+
+def _lease(row: Sequence[bytes]) -> bytes:
+    return row[2][1:].partition(b"\n")[0]
+
+
+def _delivery(now: int, row: Sequence[bytes], record: bytes | None) -> Delivery:
+    job, sent, broken = read_record(row[0].decode(), record)
+    attempt, expiries, fence = 1, 0, 1
+    if state := row[3]:
+        attempt, expiries, _, sent = _state(state)
+        fence = int(state.split()[2])
+    return Delivery(job, _lease(row).decode(), attempt, expiries, fence, now - sent, broken)
 
 
 def _state(text: bytes) -> tuple[int, int, int | None, int]:
@@ -96,6 +111,16 @@ class Jobs:
     async def views(self, ids: Sequence[str]) -> list[JobView]:
         moment, *rows = await self._link.run("view", self._now(), *ids)
         return [view(int(moment), row) for row in rows]
+
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        """What these leases still hold."""
+        wanted = {(h.job_id.encode(), h.lease.encode()) for h in held}
+        moment, *rows = await self._link.run("view", self._now(), *dict.fromkeys(h.job_id for h in held))
+        rows = [row for row in rows if (row[0], _lease(row)) in wanted]
+        if not rows:
+            return []
+        records = await self._link.ask("HMGET", self._prefix + "jobs", *[row[0] for row in rows])
+        return [_delivery(int(moment), row, record) for row, record in zip(rows, records, strict=True)]
 
     async def find(self, *, state: State | None, queue: str | None, task: str | None, after: str, limit: int) -> list[JobView]:
         ids = [job_id for job_id in await self._ids(state, queue) if job_id > after]

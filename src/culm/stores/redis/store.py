@@ -184,6 +184,9 @@ class RedisStore:
         found = await self._here().jobs.views([job_id])
         return found[0] if found else None
 
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        return await self._here().jobs.deliveries(held) if held else []
+
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         outcomes = self._here().outcomes
         if not for_ms:

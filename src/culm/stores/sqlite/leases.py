@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from sqlite3 import Connection
+from typing import Any
 
 import msgspec
 
@@ -169,10 +170,26 @@ class Claim:
         return found
 
     def _delivery(self, rid: int) -> Delivery:
-        job_id, _, attempt, expiries, fence, sent, grants, blob = self._sql(SQL["delivery"], (rid,)).fetchone()
-        job, broken = as_delivered(blob, job_id=job_id, queue="")
-        self._room -= len(blob)
-        return Delivery(job, self._lease, attempt + 1, expiries + grants - 1, fence + grants, self._now - sent, broken)
+        delivery, size = _delivered(self._sql(SQL["delivery"], (rid,)).fetchone(), self._lease, self._now)
+        self._room -= size
+        return delivery
+
+
+def _delivered(row: tuple[Any, ...], lease: str, now: int) -> tuple[Delivery, int]:
+    """A delivery that may be special, and the bytes of its job."""
+    job_id, _, attempt, expiries, fence, sent, grants, blob = row
+    job, broken = as_delivered(blob, job_id=job_id, queue="")
+    return Delivery(job, lease, attempt + 1, expiries + grants - 1, fence + grants, now - sent, broken), len(blob)
+
+
+def deliveries(connection: Connection, held: Sequence[Held], now: int) -> list[Delivery]:
+    """What these leases still hold."""
+    found: list[Delivery] = []
+    for h in dict.fromkeys(held):
+        fence = connection.execute(SQL["fence"], (h.job_id, h.lease)).fetchone()
+        if fence is not None:
+            found.append(_delivered(connection.execute(SQL["delivery"], fence[:1]).fetchone(), h.lease, now)[0])
+    return found
 
 
 def extend(connection: Connection, held: Sequence[Held], until: int) -> list[LeaseState]:

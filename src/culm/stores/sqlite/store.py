@@ -18,6 +18,7 @@ import msgspec
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError
+from culm.job import Delivery
 from culm.store import Absent, Claimed, ClaimOrder, Condition, Ended, Hint, JobView, LeaseState, Pending, QueueCounts, State, WorkerInfo
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
@@ -143,6 +144,9 @@ class SqliteStore:
 
     async def job(self, job_id: str) -> JobView | None:
         return await self._reads.do(lambda connection: reads.job(connection, job_id, self._now()))
+
+    async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
+        return await self._reads.do(lambda connection: leasing.deliveries(connection, held, self._now()))
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         listening = self._bells.listen([f"job/{job_id}"]) if for_ms else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from culm.commit import Commit, Held
 from culm.job import Job
 from culm.outcome import Fault, Released, Retried, Snoozed, Succeeded, Suspended
@@ -189,3 +191,20 @@ async def a_job_given_back_for_a_while_comes_due_after_it(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t"))
     expect(await bench.end(await bench.take("a"), Released(900)), "applied")
     expect(await bench.due_in_ms("a"), 900)
+
+
+@case
+async def what_leases_hold_can_be_taken_up_by_another_process(bench: Bench) -> None:
+    await bench.send(Job(id="a", task="t", args=b"\x91\x01"), Job(id="b", task="t"), Job(id="c", task="t"))
+    a, b, c = await bench.claim(claimer="dead")
+    expect(await bench.end(b, Succeeded()), "applied")
+    expect(await bench.end(c, Retried(0, Fault("E"))), "applied")
+    again = await bench.take("c", claimer="dead")
+    bench.clock.advance(ms=7)
+    found = await bench.store.deliveries([held(again), held(a), held(b), held(c), held(a)])
+    expect(found, [replace(again, age_ms=again.age_ms + 7), replace(a, age_ms=a.age_ms + 7)])
+    expect(await bench.store.deliveries([]), [])
+    bench.clock.advance(ms=LEASE_MS)
+    last = await bench.claim()
+    expect(await bench.store.deliveries([held(again), held(a)]), [], "others hold them now")
+    expect(await bench.store.deliveries([held(d) for d in last]), last)

@@ -11,7 +11,7 @@ end
 
 local heads = {} -- of binaries, by length
 
-local function head_of(text)
+local function binary_head(text)
     local head = heads[#text]
     if not head then
         head = '\198' .. struct.pack('>I4', #text)
@@ -34,7 +34,7 @@ local function tell(id, channels, value)
         return
     end
     heard[#heard + 1] = id
-    local words = head_of(id) .. id .. head_of(value) .. value
+    local words = binary_head(id) .. id .. binary_head(value) .. value
     if string.find(channels, '\n', 1, true) then
         for channel in string.gmatch(channels, '[^\n]+') do
             add_to(channel, words)

@@ -1,0 +1,176 @@
+"""One of a supervisor's places, and the worker process that fills it now."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from culm.worker.board import BoardReader
+from culm.worker.leash import LEASH, PARENT, READY_FD, SHOW
+from culm.worker.orders import Order, encode_order
+
+log = logging.getLogger("culm.worker")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+YOUNG_S = 10.0  # a process that lived longer is replaced as if it were the first to die
+SHOWN_S = 0.5  # a stuck process has so long to write down its stacks
+
+
+class Place:
+    """Args:
+    name: in the log.
+    command: starts the worker process.
+    apart: it claims nothing, and runs suspects one after another.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, concurrency: int, apart: bool = False) -> None:
+        self.name = name
+        self.apart = apart
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ready = False
+        self.ready_fd = -1  # -1: it is ready, or gone
+        self.start_at = 0.0
+        self.killed = False  # for being stuck or too large
+        self._given: list[Order] = []  # to this process
+        self.stopping = False  # it was asked to
+        self._command = list(command)
+        self._concurrency = concurrency
+        self._board: BoardReader | None = None
+        self._socket: socket.socket | None = None
+        self._unsent = b""
+        self._started = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._stuck: tuple[int, float] = (0, 0.0)  # the tick that was seen, and when first
+
+    def start(self) -> None:
+        self.ready_fd, ready = os.pipe()
+        self._board = BoardReader(self._concurrency)
+        self._socket, orders = socket.socketpair()
+        self._socket.setblocking(False)
+        fds = [ready, self._board.fd, orders.fileno()]
+        leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
+        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
+        self.ready = self.stopping = self.killed = False
+        self._given, self._unsent, self._stuck = [], b"", (0, time.monotonic())
+        try:
+            self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+        finally:
+            os.close(ready)
+            self._board.handed()
+            orders.close()
+        self._started = time.monotonic()
+        log.info("supervisor.started: process %s, pid %d", self.name, self.process.pid)
+
+    @property
+    def board(self) -> BoardReader:
+        """Of the process that is, or has just ended."""
+        assert self._board is not None
+        return self._board
+
+    @property
+    def is_able(self) -> bool:
+        """It carries out orders."""
+        return self.ready and self.process is not None and not self.stopping and not self.killed
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None else 0
+
+    def hear_ready(self) -> None:
+        """It has written that it is ready, or is gone."""
+        if self.ready_fd >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.set_blocking(self.ready_fd, False)
+                self.ready = bool(os.read(self.ready_fd, 1)) or self.ready
+                self._stuck = (0, time.monotonic())
+            os.close(self.ready_fd)
+            self.ready_fd = -1
+
+    def give(self, order: Order) -> None:
+        self._given.append(order)
+        self._unsent += encode_order(order)
+        self.send()
+
+    def send(self) -> None:
+        """As much of the orders as the socket takes now."""
+        assert self._socket is not None
+        while self._unsent:
+            try:
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            except BlockingIOError:
+                return
+            except OSError:  # it died: that is about to be noticed
+                self._unsent = b""
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unsent)
+
+    def fileno(self) -> int:
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    def not_taken(self) -> list[Order]:
+        """Orders that the process did not take up before it died."""
+        return self._given[self.board.head().orders :]
+
+    def is_idle(self) -> bool:
+        """It has carried out all orders, and runs nothing."""
+        head = self.board.head()
+        return self.ready and head.orders == len(self._given) and not head.left
+
+    def stuck_for(self, now: float) -> float:
+        """For how long its loop has been seen not to tick: seconds."""
+        ticked = self.board.head().ticked_ms
+        if not self.ready or ticked != self._stuck[0]:
+            self._stuck = (ticked, now)
+        return now - self._stuck[1]
+
+    def rss_bytes(self) -> int:
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
+        except (OSError, IndexError, ValueError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.stopping = True
+            self.process.send_signal(signal.SIGTERM)
+
+    def show_and_kill(self) -> None:
+        """Let it write its stacks to stderr, even if C code never returns; then it is killed."""
+        assert self.process is not None
+        self.process.send_signal(SHOW)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(SHOWN_S)
+        self.kill()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.killed = True
+        self.process.kill()
+
+    def reap(self) -> int | None:
+        """Its exit code, once, when it has ended; `board` can still be read."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return None
+        self.process = None
+        self.hear_ready()
+        assert self._socket is not None
+        self._socket.close()
+        return code
+
+    def next_pause(self, now: float) -> float:
+        """Before it is replaced: longer each time, unless it did some work, or found a culprit."""
+        if now - self._started > YOUNG_S or self.board.head().done or (self.apart and self.ready):
+            self._pause_s = FIRST_PAUSE_S
+        pause, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
+        return pause

@@ -1,0 +1,61 @@
+"""Tasks that kill whatever runs them, and one that does no harm."""
+
+import ctypes
+import mmap
+import os
+import re
+import time
+
+from culm import App
+
+app = App()
+
+
+@app.task(keep=3600, timeout=60)
+async def good(n: int) -> int:
+    return n
+
+
+@app.task(keep=3600, timeout=60)
+async def slow(n: int) -> int:
+    import asyncio
+
+    await asyncio.sleep(0.05)
+    return n
+
+
+@app.task(timeout=60)
+async def leaves() -> None:
+    os._exit(7)
+
+
+@app.task(timeout=60)
+def faults() -> None:
+    ctypes.string_at(0)
+
+
+@app.task(timeout=60)
+async def grows() -> None:
+    """Takes memory until somebody ends it; the loop stays alive."""
+    import asyncio
+
+    held = []
+    while True:
+        block = mmap.mmap(-1, 32 << 20)
+        block[:: mmap.PAGESIZE] = b"x" * (len(block) // mmap.PAGESIZE)
+        held.append(block)
+        await asyncio.sleep(0.005)
+
+
+@app.task(timeout=60)
+async def loops() -> None:
+    """C code that never returns and never gives up the interpreter's lock."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@app.task(timeout=60)
+async def blocks(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  # that is the point
+
+
+POISON = (leaves, faults, grows, loops)
