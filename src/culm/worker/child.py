@@ -118,7 +118,8 @@ class Child:
             value = task.fn(*args, **kwargs)
             if task.is_async:
                 self._loop = self._loop or asyncio.Runner()
-                value = self._loop.run(cast("Coroutine[Any, Any, Any]", value))
+                # In the context of this job: by itself it would run each in that of the first.
+                value = self._loop.run(cast("Coroutine[Any, Any, Any]", value), context=contextvars.copy_context())
             effects = attempt.effects or Effects()
             attempt.over = True
             return Returned(task.signature.encode_result(value), effects.send, effects.emit, effects.triggers)
