@@ -114,6 +114,8 @@ class Child:
             attempt = self._attempt = Attempt(call.delivery, call.delivery.job, task.app)
             attempt.events = {topic: [ReadEvent(e.key, e.value, task.app.kinds) for e in events] for topic, events in call.events.items()}
             enter(attempt)
+            if task.app.tracing is not None:
+                task.app.tracing.go_on(attempt.job)
             args, kwargs = task.signature.decode_call(call.args)
             value = task.fn(*args, **kwargs)
             if task.is_async:
