@@ -11,23 +11,20 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from weakref import WeakKeyDictionary, WeakSet
 
-from culm.batch import Answer
 from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
-from culm.commit import Commit, weigh
 from culm.current import running
 from culm.dead import DeadLetters
-from culm.errors import CulmError, DuplicateTask, IdConflict, PartlySent, UnknownTask
+from culm.errors import DuplicateTask, UnknownTask
 from culm.handle import Handle
-from culm.job import Job
 from culm.keys import Keys
 from culm.kinds import Kinds
 from culm.lanes import Gathering, gathering
+from culm.many import send_many
 from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.payload import Offload, Payloads
@@ -35,11 +32,10 @@ from culm.retry import as_retry
 from culm.store import FullStore
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
-from culm.task import AnyTask, AsyncTask, Bound, Task, join_send, make_job, refuse_topic, send, send_within
+from culm.task import AnyTask, AsyncTask, Bound, Task
 from culm.tracing import Tracing
 
 if TYPE_CHECKING:
-    from culm.current import Attempt
     from culm.worker.worker import Worker, WorkerOptions
 
 P = ParamSpec("P")
@@ -49,8 +45,6 @@ M = TypeVar("M", bound=Middleware)
 log = logging.getLogger("culm")
 
 _apps: WeakSet[App] = WeakSet()  # what a fork must tell
-CHUNK, CHUNK_BYTES = 1_000, 4 << 20  # jobs, and bytes of arguments, in one commit of enqueue_many
-CHUNKS_AHEAD = 4  # commits of enqueue_many under way: the next is encoded while these are written
 
 
 class App:
@@ -224,88 +218,7 @@ class App:
             PartlySent: the store failed, an id belongs to another task's job, or a later argument does not fit, after some
                 were accepted; `sent` has their ids.
         """
-        attempt = running()
-        bounds = iter(bounds)
-        first = next(bounds, None)
-        bounds = chain(() if first is None else (first,), bounds)
-        if first is not None and first.options.within is not None:
-            return await self._many_within(list(bounds), first.options.within)
-        if attempt is not None:
-            return await self._many_inside(list(bounds), attempt)
-        posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
-        handles: list[Handle[Any]] = []
-        gatherer, loop = self.gatherer(), asyncio.get_running_loop()
-        try:
-            for chunk in _chunks(bounds):
-                jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
-                if self.tracing is not None:
-                    with self.tracing.sending(jobs) as jobs:
-                        pass  # it ends here: whether they were accepted is known much later
-                jobs = jobs if self.payloads.plain else await self.payloads.stored_jobs(jobs)
-                handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
-                answered: asyncio.Future[Answer] = loop.create_future()
-                commit = Commit(send=tuple(jobs))
-                gatherer.post(commit, answered.set_result, weight=weigh(commit))
-                posted.append((jobs, answered))
-                await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
-                if len(posted) > CHUNKS_AHEAD:
-                    await asyncio.shield(posted[-CHUNKS_AHEAD][1])  # cancelling the caller does not cancel the answer
-        except Exception as e:
-            if not posted:
-                raise
-            await self._all_accepted(posted)
-            raise PartlySent([job.id for jobs, _ in posted for job in jobs], e) from e
-        await self._all_accepted(posted)
-        return handles
-
-    async def _many_within(self, bounds: list[Bound[Any]], within: object) -> list[Handle[Any]]:
-        """A commit for each chunk, in a transaction of the caller's, who undoes all of it when this raises."""
-        if any(b.options.within is not within for b in bounds):
-            raise ValueError("jobs of one enqueue_many leave within one transaction: give all of them the same within=, or none")
-        handles: list[Handle[Any]] = []
-        for chunk in _chunks(bounds):
-            jobs = [make_job(b, b.options.id or self.new_id()) for b in chunk if self._outside(b)]
-            if await send_within(self, Commit(send=tuple(jobs)), within) == "conflict":
-                raise IdConflict(await self._conflicting(jobs))
-            handles += [Handle(self, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
-        return handles
-
-    async def _all_accepted(self, posted: list[tuple[list[Job], asyncio.Future[Answer]]]) -> None:
-        sent: list[str] = []
-        failure: Exception | None = None
-        for jobs, answered in posted:
-            answer = await asyncio.shield(answered)
-            if answer == "applied":
-                sent += [job.id for job in jobs]
-            elif failure is None:
-                failure = answer if isinstance(answer, Exception) else IdConflict(await self._conflicting(jobs))
-        if failure is not None:
-            raise PartlySent(sent, failure) from failure
-
-    async def _conflicting(self, jobs: list[Job]) -> str:
-        """Which of them has an id that another task's job has."""
-        tasks: dict[str, str] = {}
-        for job in jobs:
-            known = await self.store.job(job.id)
-            if (known.task if known is not None else tasks.setdefault(job.id, job.task)) != job.task:
-                return job.id
-        return jobs[0].id
-
-    async def _many_inside(self, bounds: list[Bound[Any]], attempt: Attempt) -> list[Handle[Any]]:
-        joined = {n: join_send(b, attempt) for n, b in enumerate(bounds) if self._own(b) and not b.options.now}
-        sent = await asyncio.gather(*(send(b, attempt) for b in bounds if b.options.now))
-        rest = iter(sent)
-        return [joined[n] if n in joined else next(rest) for n in range(len(bounds))]
-
-    def _outside(self, bound: Bound[Any]) -> bool:
-        if bound.options.topic:
-            refuse_topic(bound.options.topic)
-        return self._own(bound)
-
-    def _own(self, bound: Bound[Any]) -> bool:
-        if bound.task.app is not self:
-            raise CulmError(f"task {bound.task.name!r} belongs to another app; enqueue it there")
-        return True
+        return await send_many(self, bounds)
 
     def job(self, job_id: str, task: Task[P, R]) -> Handle[R]:
         """The handle of a job that was sent earlier, or elsewhere. Raises ValueError when that can be no job's id."""
@@ -407,23 +320,6 @@ class _Decorator:
 
 def _check_options(options: dict[str, Any]) -> None:
     changed(Options(), options, TaskOptions)
-
-
-def _chunks(bounds: Iterable[Bound[Any]]) -> Iterable[list[Bound[Any]]]:
-    """At most CHUNK jobs, and CHUNK_BYTES of arguments unless one alone has more."""
-    chunk: list[Bound[Any]] = []
-    size = 0
-    for bound in bounds:
-        size += len(bound.args)
-        if chunk and size > CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], len(bound.args)
-        chunk.append(bound)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 def _default_name(fn: Callable[..., Any]) -> str:

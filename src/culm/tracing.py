@@ -23,6 +23,14 @@ class Tracing(Protocol):
         """A job that leaves with the commit of the attempt that runs here, with the trace in its headers."""
         ...
 
+    def onward(self, job: Job) -> Job:
+        """The job that runs here, for another process that is to run it: with this run in its headers."""
+        ...
+
+    def go_on(self, job: Job) -> None:
+        """In that process: what follows in this context belongs to that run."""
+        ...
+
     async def __call__(self, delivery: Delivery, next: Next, /) -> Outcome:  # noqa: A002  # the word of middleware
         """The outermost middleware of a worker: while an attempt runs."""
         ...

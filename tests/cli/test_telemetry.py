@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 
 import pytest
 
-from tests.cli.shell import Running, Shell
+from tests.cli.shell import Running, Shell, pid_in
 from tests.telemetry.scrape import Samples, scrape
 
 
@@ -51,11 +52,25 @@ def test_a_worker_is_scraped_over_http(shell: Shell) -> None:
 def test_each_process_of_a_supervisor_has_a_port_of_its_own(shell: Shell) -> None:
     port = free_ports(2)
     supervisor = shell.start("worker", "shop:app", "--processes", "2", "--metrics", f"127.0.0.1:{port}")
-    supervisor.line("worker.started", nth=2)
+    supervisor.line("worker.started", nth=2, within=60)
     for n in range(4):
         assert shell.run("enqueue", "shop:app", "shop.add", str(n), "--wait", "10").code == 0
     both: list[Samples] = [scrape(f"127.0.0.1:{port + n}") for n in range(2)]
     assert sum(found.get('culm_job_outcomes_total{outcome="succeeded",task="shop.add"}', 0) for found in both) == 4
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.end() == 0
+
+
+def test_a_job_that_ran_in_a_process_that_died_is_counted_as_a_suspect_by_one_that_goes_on(shell: Shell) -> None:
+    port = free_ports(2)
+    supervisor = shell.start("worker", "shop:app", "--processes", "2", "--metrics", f"127.0.0.1:{port}")
+    supervisor.line("worker.started", nth=2, within=60)
+    shell.run("enqueue", "shop:app", "shop.nap", "2", "--id", "runs")
+    os.kill(pid_in(supervisor.line("napping in")), signal.SIGKILL)
+    supervisor.line("rested")
+    assert shell.run("result", "runs", "--timeout", "20").out == '"rested"\n'
+    supervisor.line("metrics: http://", nth=3, within=60)  # the replacement of the dead one, on its port
+    assert sum(scrape(f"127.0.0.1:{port + n}")["culm_suspects_total"] for n in range(2)) == 1
     supervisor.signal(signal.SIGTERM)
     assert supervisor.end() == 0
 

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from culm import App, Keys, Reject, RetryLater, TaskFailed, current, when
 from culm.telemetry.otel import Tracing
 from tests.tasks.harness import Bench, run, until
+from tests.telemetry import apart
 
 
 class Traced(Bench):
@@ -98,6 +99,22 @@ def test_child_jobs_go_on_with_the_trace_also_from_threads_and_through_seals() -
     for ran in bench.spans("run leaf"):
         assert any(is_child(ran, sent) for sent in bench.spans("send leaf"))
     assert len({span.context.trace_id for span in bench.exporter.get_finished_spans() if span.context is not None}) == 1
+
+
+def test_a_trace_goes_on_through_a_process_of_its_own() -> None:
+    async def scenario() -> None:
+        async with apart.app, apart.app.worker(children=1):
+            for n in (1, 2):
+                await apart.far.enqueue()
+                await until(lambda n=n: len([s for s in apart.exporter.get_finished_spans() if s.name == "run leaf"]) == n)  # type: ignore[misc]
+
+    run(scenario())
+    by_trace: dict[int, list[str]] = {}
+    for span in apart.exporter.get_finished_spans():
+        if span.context is not None:
+            by_trace.setdefault(span.context.trace_id, []).append(span.name)
+    # The span of the send inside is that process's own to export.
+    assert [sorted(names) for names in by_trace.values()] == [["run far", "run leaf", "send far"]] * 2
 
 
 def test_a_join_is_linked_to_the_members_that_left_with_it() -> None:

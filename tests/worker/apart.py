@@ -23,6 +23,12 @@ async def where_async() -> int:
 
 
 @app.task(runs_in="process")
+async def who_async() -> str:
+    await where.enqueue()
+    return current().idempotency_key
+
+
+@app.task(runs_in="process")
 def spins(seconds: float) -> float:
     """Takes that much of a processor."""
     began = time.process_time()

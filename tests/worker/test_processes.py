@@ -49,6 +49,16 @@ def test_a_process_is_not_the_workers_and_serves_the_next_job_too() -> None:
     asyncio.run(main())
 
 
+def test_a_coroutine_in_a_process_that_ran_another_sees_its_own_attempt_and_sends_with_its_own_commit() -> None:
+    async def main() -> None:
+        async with app, app.worker(children=1):
+            for _ in range(3):
+                handle = await apart.who_async.enqueue()
+                assert await handle.result(timeout=20) == handle.id
+
+    asyncio.run(main())
+
+
 def test_a_timeout_kills_the_process(tmp_path: Path) -> None:
     async def main() -> None:
         async with app, app.worker(children=1):

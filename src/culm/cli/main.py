@@ -27,7 +27,7 @@ from culm.cli.top import top
 from culm.cli.why import why
 from culm.cli.workers import workers
 from culm.errors import ConfigError, CulmError
-from culm.telemetry.address import parse_address, refuse_taken
+from culm.telemetry.address import Address, parse_address, refuse_taken
 
 cli = typer.Typer(
     help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
@@ -79,7 +79,8 @@ def worker(
 
     attached = leash.attach()
     process.log_to_stderr(log_format.value)
-    address = None if metrics is None else parse_address(metrics, processes=processes)
+    if metrics is not None:
+        parse_address(metrics, processes=processes)
     options: dict[str, Any] = {
         "lease": lease,
         "heartbeat": heartbeat,
@@ -87,17 +88,15 @@ def worker(
         "stuck_after": lease if stuck_after is None else stuck_after,
     }
     if processes > 1:
-        if address is not None:
-            refuse_taken(address, processes=processes)
         with asking.usage():
-            given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "metrics": metrics, "url": url}
-            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss)
+            served = None if metrics is None else parse_address(metrics)
+            given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "url": url}
+            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=served)
     if max_rss is not None and attached.leash is None:
         raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
-    served = None if address is None or attached.place is None else str(address.of_place(attached.place))
     with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, metrics=served, **options)
+        it = loaded.worker(queues=queue or [], concurrency=concurrency, metrics=metrics, **options)
     it.leash = attached.leash
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
@@ -112,10 +111,13 @@ def _supervise(
     concurrency: int,
     processes: int,
     max_rss: int | None,
+    metrics: Address | None,
 ) -> int:
     from culm.duration import to_ms
     from culm.worker.supervisor import Supervisor
 
+    if metrics is not None:
+        refuse_taken(metrics, processes=processes)
     command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
     command += [f"--queue={q}" for q in queues]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
@@ -126,6 +128,7 @@ def _supervise(
         grace_s=to_ms(options["grace"], "grace") / 1000,
         stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
         max_rss=None if max_rss is None else max_rss << 20,
+        one_more=lambda number: [] if metrics is None else [f"--metrics={metrics.of_place(number)}"],
     ).run()
 
 

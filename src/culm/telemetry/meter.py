@@ -97,7 +97,7 @@ class Meter:
         fenced: commits that were refused because another worker had the job.
         unanswered: calls that the store did not answer.
         reconnects: how often it answered again after that.
-        suspects: jobs that were running in a process that died; counted by whoever notices.
+        suspects: jobs that were running in a process that died; counted by the one that was told to go on for it.
     """
 
     def __init__(self, tasks: Collection[str], now: Callable[[], float]) -> None:

@@ -20,7 +20,7 @@ from culm.middleware import Next
 from culm.outcome import Failed, Fault, Lost, Outcome, Retried, Succeeded
 
 try:
-    from opentelemetry.context import Context
+    from opentelemetry.context import Context, attach
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider, get_current_span, get_tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
@@ -49,6 +49,14 @@ class Tracing:
     def leaving(self, job: Job) -> Job:
         with self._tracer.start_as_current_span(f"send {job.task}", kind=SpanKind.PRODUCER, attributes=_about(job)):
             return self._carrying(job)
+
+    def onward(self, job: Job) -> Job:
+        headers = dict(job.headers)
+        self._travels.inject(headers)
+        return replace(job, headers=headers)
+
+    def go_on(self, job: Job) -> None:
+        attach(self._context(job.headers))  # for good: the context is the job's own
 
     async def __call__(self, delivery: Delivery, next: Next, /) -> Outcome:  # noqa: A002  # the word of middleware
         job = delivery.job

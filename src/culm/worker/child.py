@@ -114,11 +114,14 @@ class Child:
             attempt = self._attempt = Attempt(call.delivery, call.delivery.job, task.app)
             attempt.events = {topic: [ReadEvent(key, value, task.app.kinds) for key, value in some] for topic, some in call.events.items()}
             enter(attempt)
+            if task.app.tracing is not None:
+                task.app.tracing.go_on(attempt.job)
             args, kwargs = task.signature.decode_call(call.args)
             value = task.fn(*args, **kwargs)
             if task.is_async:
                 self._loop = self._loop or asyncio.Runner()
-                value = self._loop.run(cast("Coroutine[Any, Any, Any]", value))
+                # In the context of this job: by itself it would run each in that of the first.
+                value = self._loop.run(cast("Coroutine[Any, Any, Any]", value), context=contextvars.copy_context())
             effects = attempt.effects or Effects()
             attempt.over = True
             return Returned(task.signature.encode_result(value), effects.send, effects.emit, effects.triggers)

@@ -12,6 +12,7 @@ from math import inf
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from culm.current import Attempt, Effects
 from culm.decide import Told
@@ -98,7 +99,10 @@ class _Process:
 
 def _call(attempt: Attempt, task: AnyTask, args: bytes) -> Call:
     events = {topic: [(e.key, e.raw) for e in some] for topic, some in attempt.events.items()}
-    return Call(sys.path, _module(task), task.app.url, task.memory, attempt.delivery, args, events)
+    delivery, tracing = attempt.delivery, task.app.tracing
+    if tracing is not None:
+        delivery = replace(delivery, job=tracing.onward(attempt.job))
+    return Call(sys.path, _module(task), task.app.url, task.memory, delivery, args, events)
 
 
 def _module(task: AnyTask) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from msgspec import Struct
 
 PARENT = "CULM_PARENT"  # environment: the pid to die with
-PLACE = "CULM_PLACE"  # environment: which of the supervisor's processes this is, from 1; "": one that runs suspects
 READY_FD = "CULM_READY_FD"  # environment: a byte written here says that the worker claims
 LEASH = "CULM_LEASH"  # environment: descriptors of board and orders, and "apart" or ""
 SHOW = signal.SIGUSR2  # write every thread's stack to stderr
@@ -31,7 +30,6 @@ class Leash(Struct, frozen=True):
 class Attached(Struct, frozen=True):
     ready: Callable[[], None]  # to be called when work can begin
     leash: Leash | None
-    place: int | None  # which of its supervisor's processes this is, from 1, or 1 without a supervisor; None: it runs suspects
 
 
 def attach() -> Attached:
@@ -40,11 +38,10 @@ def attach() -> Attached:
     The variables are taken out of the environment: what a task starts is not the supervisor's child.
     """
     parent, fd, leash = (os.environ.pop(name, "") for name in (PARENT, READY_FD, LEASH))
-    place = os.environ.pop(PLACE, "1")
     if parent:
         die_with(int(parent))
     ready: Callable[[], None] = (lambda: _tell(int(fd))) if fd else lambda: None
-    return Attached(ready, _leash(leash) if leash else None, int(place) if place else None)
+    return Attached(ready, _leash(leash) if leash else None)
 
 
 def die_with(parent: int) -> None:

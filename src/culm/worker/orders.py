@@ -32,6 +32,7 @@ class Order(Struct, frozen=True, array_like=True):
     claiming: str = ""  # give back what a claim under this lease was granted, whose answer nobody heard
     lost: list[tuple[Held, str]] = []  # these are, for that reason
     run: list[Held] = []  # one after another
+    suspects: int = 0  # how many were running there
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,6 +50,7 @@ class Obedience:
     Args:
         queues: what its worker claims from.
         submit: sends a commit; what it returns waits for the answer.
+        noticed: told how many jobs were running in a process that died.
         taken: told after each order, when what it ends is ended, and what it says to run is held here.
     """
 
@@ -59,12 +61,14 @@ class Obedience:
         queues: Sequence[str],
         submit: Callable[[Commit], Awaitable[Committed]],
         taken: Callable[[], None],
+        noticed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._slots = slots
         self._queues = queues
         self._submit = submit
         self._taken = taken
+        self._noticed = noticed
 
     async def obey(self, fd: int) -> None:
         """Carry out what comes over `fd`, until its other end is gone."""
@@ -80,6 +84,7 @@ class Obedience:
             writer.close()
 
     async def _carry_out(self, order: Order) -> None:
+        self._noticed(order.suspects)
         back = await _until_answered(lambda: self._store.deliveries(order.give_back)) if order.give_back else []
         if order.claiming:
             lease = order.claiming

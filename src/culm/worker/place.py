@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from culm.worker.board import BoardReader
-from culm.worker.leash import LEASH, PARENT, PLACE, READY_FD, SHOW
+from culm.worker.leash import LEASH, PARENT, READY_FD, SHOW
 from culm.worker.orders import Order, encode_order
 
 log = logging.getLogger("culm.worker")
@@ -56,7 +56,7 @@ class Place:
         self._socket.setblocking(False)
         fds = [ready, self._board.fd, orders.fileno()]
         leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
-        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash, PLACE: "" if self.apart else self.name}
+        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
         self.ready = self.stopping = self.killed = False
         self._given, self._unsent, self._stuck = [], b"", (0, time.monotonic())
         try:

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -44,14 +44,23 @@ class Supervisor:
         concurrency: of each process.
         grace_s: how long a worker may take to stop; a while later it is killed.
         stuck_s: a process whose loop has not ticked for so long is killed.
+        one_more: arguments of the n-th process, from 1; none of those apart.
         max_rss: bytes; a process that is larger is replaced when what it runs has ended, one twice as large at once.
     """
 
     def __init__(
-        self, command: Sequence[str], *, processes: int, concurrency: int, grace_s: float, stuck_s: float, max_rss: int | None = None
+        self,
+        command: Sequence[str],
+        *,
+        processes: int,
+        concurrency: int,
+        grace_s: float,
+        stuck_s: float,
+        max_rss: int | None = None,
+        one_more: Callable[[int], Sequence[str]] = lambda _: (),
     ) -> None:
         each = [*command, f"--concurrency={concurrency}"]
-        self._places = [Place(str(n), each, concurrency=concurrency) for n in range(1, processes + 1)]
+        self._places = [Place(str(n), [*each, *one_more(n)], concurrency=concurrency) for n in range(1, processes + 1)]
         alone = [*command, "--concurrency=1"]
         self._aparts = [Place(f"apart {n}", alone, concurrency=1, apart=True) for n in range(1, processes + 1)]
         self._suspects = Suspects()

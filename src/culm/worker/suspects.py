@@ -39,7 +39,12 @@ class Suspects:
                 self.waiting[held.job_id] = held
                 self._strikes[held.job_id] = strikes
         heard = any(held.lease == seen.claiming for held in (*seen.running, *seen.claimed))
-        return Order(give_back=[] if apart else seen.claimed, claiming="" if heard else seen.claiming, lost=lost)
+        return Order(
+            give_back=[] if apart else seen.claimed,
+            claiming="" if heard else seen.claiming,
+            lost=lost,
+            suspects=0 if apart else len(seen.running),
+        )
 
     def not_taken(self, order: Order) -> None:
         """A process died before it took up the order to run these."""
