@@ -42,6 +42,11 @@ class Lines(StrEnum):
     JSON = "json"
 
 
+Metrics = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
+]
+
+
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -58,9 +63,7 @@ def worker(
     stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
     max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
-    ] = None,
+    metrics: Metrics = None,
     log_format: Annotated[Lines, typer.Option("--log-format", help="how log lines are written, to stderr")] = Lines.TEXT,
     url: Url = None,
 ) -> int:
@@ -77,8 +80,7 @@ def worker(
 
     attached = leash.attach()
     process.log_to_stderr(log_format.value)
-    if metrics is not None:
-        parse_address(metrics, processes=processes)
+    address = None if metrics is None else parse_address(metrics, processes=processes)
     options: dict[str, Any] = {
         "lease": lease,
         "heartbeat": heartbeat,
@@ -87,10 +89,9 @@ def worker(
     }
     if processes > 1:
         with asking.usage():
-            served = None if metrics is None else parse_address(metrics)
             return _supervise(
                 app, queue or [], options | {"log_format": log_format.value}, url, max_jobs,
-                concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=served,
+                concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=address,
             )  # fmt: skip
     if max_rss is not None and attached.leash is None:
         raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
