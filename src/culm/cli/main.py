@@ -44,6 +44,11 @@ class Lines(StrEnum):
     JSON = "json"
 
 
+Metrics = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
+]
+
+
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -60,9 +65,7 @@ def worker(
     stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
     max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
-    ] = None,
+    metrics: Metrics = None,
     log_format: Annotated[Lines, typer.Option("--log-format", help="how log lines are written, to stderr")] = Lines.TEXT,
     url: Url = None,
 ) -> int:
@@ -79,8 +82,7 @@ def worker(
 
     attached = leash.attach()
     process.log_to_stderr(log_format.value)
-    if metrics is not None:
-        parse_address(metrics, processes=processes)
+    address = None if metrics is None else parse_address(metrics, processes=processes)
     options: dict[str, Any] = {
         "lease": lease,
         "heartbeat": heartbeat,
@@ -89,9 +91,8 @@ def worker(
     }
     if processes > 1:
         with asking.usage():
-            served = None if metrics is None else parse_address(metrics)
             given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "url": url}
-            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=served)
+            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=address)
     if max_rss is not None and attached.leash is None:
         raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
