@@ -24,9 +24,9 @@ SLOW = {"one partition", "files"}  # partitions in memory show the same, sooner
 @pytest.mark.parametrize("subject", [s.param(slow=s.name in SLOW) for s in SUBJECTS])
 def test_a_store_lives_every_history_as_the_specification_does(subject: Subject) -> None:  # I1..I20
     machine = histories_of(subject)
-    most = settings.default.max_examples
-    run_state_machine_as_test(
-        machine, settings=settings(settings.default, max_examples=most if subject.name in THOROUGH else min(most, FEWER))
-    )
+    profile = settings.default
+    assert profile is not None
+    histories = profile.max_examples if subject.name in THOROUGH else min(profile.max_examples, FEWER)
+    run_state_machine_as_test(machine, settings=settings(profile, max_examples=histories))
     wanted = WANTED if "order" in subject.features else WANTED | {"lease_lost": 10, "swept": 1}  # no older batches there
     assert {what: n for what, n in wanted.items() if machine.saw[what] < n} == {}, dict(machine.saw)
