@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -19,7 +20,7 @@ from culm.clock import Clock, Ids, SystemClock
 from culm.codec import Signature
 from culm.current import running
 from culm.dead import DeadLetters
-from culm.errors import DuplicateTask, UnknownTask
+from culm.errors import DuplicateTask, StoreError, UnknownTask
 from culm.handle import Handle
 from culm.keys import Keys
 from culm.kinds import Kinds
@@ -29,7 +30,7 @@ from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.payload import Offload, Payloads
 from culm.retry import as_retry
-from culm.store import FullStore
+from culm.store import CANCELS, FullStore, Hint
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
 from culm.task import AnyTask, AsyncTask, Bound, Task
@@ -219,6 +220,11 @@ class App:
                 were accepted; `sent` has their ids.
         """
         return await send_many(self, bounds)
+
+    async def tell_cancelled(self, job_ids: Iterable[str]) -> None:
+        """Let the workers that run them hear of it now; without this, their hearts learn of it."""
+        with contextlib.suppress(StoreError):
+            await self.store.publish([Hint(CANCELS, "cancel", job_id) for job_id in job_ids])
 
     def job(self, job_id: str, task: Task[P, R]) -> Handle[R]:
         """The handle of a job that was sent earlier, or elsewhere. Raises ValueError when that can be no job's id."""

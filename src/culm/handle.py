@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -17,7 +16,6 @@ from culm.duration import Seconds, maybe_ms
 from culm.errors import (
     ResultExpired,
     ResultPending,
-    StoreError,
     StoreUnavailable,
     TaskCancelled,
     TaskExpired,
@@ -26,7 +24,7 @@ from culm.errors import (
     TimedOut,
 )
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import CANCELS, Absent, Ended, Hint, JobView, Pending, State
+from culm.store import Absent, Ended, JobView, Pending, State
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -163,16 +161,27 @@ class Handle(Generic[R]):
         finally:
             await subscription.close()
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, tree: bool = False) -> None:
         """Ask the job to stop: at once while it is queued, within moments while it runs (its worker hears of it, or learns of it with
         its next heartbeat). A coroutine is cancelled, a process killed, a `def` task sees `current().cancelled`.
 
         A success that is already committing wins.
+
+        Args:
+            tree: all that it started, too, and what these start meanwhile: returns when nothing of it is left, or after ten seconds with
+                what runs on although it was asked to stop.
+
+        Raises:
+            ValueError: tree=True for a job that is itself part of a tree.
         """
         self._refuse_pending()
+        if tree:
+            from culm.trees import cancel_tree
+
+            await cancel_tree(self.app, self.id)
+            return
         await self.app.gatherer().submit(Commit(cancel=(self.id,)))
-        with contextlib.suppress(StoreError):  # a hint: the heart learns of it in any case
-            await self.app.store.publish([Hint(CANCELS, "cancel", self.id)])
+        await self.app.tell_cancelled([self.id])
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 

@@ -87,8 +87,8 @@ class SyncHandle(Generic[R]):
     def status(self) -> State:
         return self._run(self._handle.status())
 
-    def cancel(self) -> None:
-        self._run(self._handle.cancel())
+    def cancel(self, *, tree: bool = False) -> None:
+        self._run(self._handle.cancel(tree=tree))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._handle.app.portal.run(work)

@@ -154,3 +154,13 @@ def test_output_has_no_colours_where_there_is_no_terminal(served: Shell) -> None
     for arguments in (("--help",), ("queues",), ("enqueue", "--nope")):
         done = served.run(*arguments)
         assert "\x1b" not in done.out + done.err
+
+
+def test_a_tree_is_cancelled_by_its_root(shell: Shell) -> None:
+    shell.run("enqueue", "shop:app", "shop.add", "1", "2", "--id", "order")
+    done = shell.run("cancel", "order", "--tree", "--json")
+    assert (done.code, done.json) == (0, {"id": "order", "asked": ["order"]})
+    again = shell.run("cancel", "order", "--tree")
+    assert (again.code, "nothing to cancel" in again.err) == (1, True)
+    part = shell.run("cancel", "order~1", "--tree")
+    assert (part.code, "only a whole tree" in part.err) == (2, True)

@@ -41,3 +41,42 @@ def test_a_running_job_is_stopped_long_before_the_next_heartbeat(tmp_path: Path,
                 await handle.result(timeout=20)
 
     asyncio.run(main())
+
+
+tree = App()
+
+
+@tree.task
+async def grows(depth: int) -> None:
+    for _ in range(2):
+        if depth:
+            await grows.enqueue(depth - 1)
+
+
+@tree.task
+async def trunk() -> None:
+    """Sends while it runs, and does not end by itself."""
+    for _ in range(1_000):
+        await grows.using(now=True, delay=60).enqueue(3)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+def test_a_whole_tree_is_cancelled_with_what_is_sent_meanwhile(tmp_path: Path, url: str) -> None:
+    tree.url = f"sqlite:///{tmp_path}/jobs.db" if url == "sqlite" else url
+
+    async def main() -> None:
+        async with tree, tree.worker(lease=300, heartbeat=100):
+            root = await trunk.enqueue()
+            other = await grows.using(delay=60).enqueue(0)
+            while len(await tree.store.jobs(scope=root.id)) < 5:
+                await asyncio.sleep(0.01)
+            await root.cancel(tree=True)
+            views = await tree.store.jobs(scope=root.id)
+            assert len(views) >= 5
+            assert {view.state for view in views} == {"cancelled"}
+            assert await other.status() == "open"
+            with pytest.raises(ValueError, match="only a whole tree can be cancelled"):
+                await tree.job(views[-1].id, grows).cancel(tree=True)
+
+    asyncio.run(main())

@@ -17,6 +17,7 @@ from culm.handle import Handle
 from culm.options import JobOptions
 from culm.store import JobView
 from culm.task import Bound, send
+from culm.trees import cancel_tree
 
 
 async def enqueue(
@@ -106,8 +107,10 @@ def _last(view: JobView) -> dict[str, Any]:
     return {"last": to_json(described(view.last))}
 
 
-async def cancel(app: App, job_id: str, *, as_json: bool) -> int:
+async def cancel(app: App, job_id: str, *, tree: bool, as_json: bool) -> int:
     async with app:
+        if tree:
+            return await _cancel_tree(app, job_id, as_json=as_json)
         job = Handle[Any](app, job_id, None)
         before = await job.status()  # an id that nobody sent is refused: its cancel would wait for a later send
         if before not in ("open", "leased"):
@@ -117,5 +120,19 @@ async def cancel(app: App, job_id: str, *, as_json: bool) -> int:
     if as_json:
         say_json({"id": job_id, "before": before, "state": after})
     else:
-        say("cancelled" if after == "cancelled" else "asked to stop; it hears of it with its worker's next heartbeat")
+        say("cancelled" if after == "cancelled" else "asked to stop; its worker hears of it now, or with its next heartbeat")
+    return Exit.OK
+
+
+async def _cancel_tree(app: App, job_id: str, *, as_json: bool) -> int:
+    try:
+        asked = await cancel_tree(app, job_id)
+    except ValueError as e:
+        raise Quit(str(e), Exit.USAGE) from None
+    if not asked:
+        raise Quit(f"job {job_id}: nothing to cancel, neither it nor anything that it started is unfinished")
+    if as_json:
+        say_json({"id": job_id, "asked": sorted(asked)})
+    else:
+        say(f"{len(asked):,} jobs were cancelled, or asked to stop")
     return Exit.OK

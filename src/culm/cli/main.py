@@ -196,15 +196,20 @@ def status(job: JobId, url: Url = None, json: Json = False) -> int:
 
 
 @cli.command()
-def cancel(job: JobId, url: Url = None, json: Json = False) -> int:
-    """Cancel a job: at once while it is queued, with its worker's next heartbeat while it runs.
+def cancel(
+    job: JobId,
+    tree: Annotated[bool, typer.Option("--tree", help="and all that it started")] = False,
+    url: Url = None,
+    json: Json = False,
+) -> int:
+    """Cancel a job: at once while it is queued, within moments while it runs.
 
     \b
     Example:
-      culm cancel --url sqlite:///culm.db order-42
+      culm cancel --url sqlite:///culm.db order-42 --tree
     """
     app, job_id = subject(job, url, what="ID")
-    return asyncio.run(asking.cancel(app, job_id, as_json=json))
+    return asyncio.run(asking.cancel(app, job_id, tree=tree, as_json=json))
 
 
 for command in (queues, workers, jobs, top, why, pause, resume, drain, purge):
