@@ -40,7 +40,7 @@ class Head(Struct, frozen=True):
     ticked_ms: int  # when its loop last ticked, by the system's monotonic clock; 0: never
     done: int  # attempts that ended
     orders: int  # orders that it took up
-    left: int  # jobs that it holds
+    left: int  # jobs that it holds, if it runs suspects
 
 
 class Seen(Struct, frozen=True):

@@ -306,7 +306,7 @@ class Worker:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
             if self._board is not None:
-                self._board.tick(self._slots.done, len(self.held()))
+                self._board.tick(self._slots.done, len(self.held()) if apart else 0)  # only there is it asked for
             now = self._loop.time()
             self._slots.scan(now)
             self._slots.tally.tick(now, self._slots.running, self._slots.buffer)

@@ -82,12 +82,15 @@ def shown(place: Place) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _example(scheme: str) -> str:
+    where = "host:26379,host/master/0" if scheme.endswith("+sentinel") else "host:6379/0"
+    return f"{scheme}://user:password@{where}"
+
+
 def parse(url: str) -> Address:
     """Raises ConfigError, which never holds the password."""
     scheme = url.partition("://")[0]
-    example = (
-        f"{scheme}://user:password@host:26379,host/master/0" if scheme.endswith("+sentinel") else f"{scheme}://user:password@host:6379/0"
-    )
+    example = _example(scheme)
     try:
         parts = urlsplit(url)
         places = tuple(_places(parts, SENTINEL_PORT if scheme.endswith("+sentinel") else PORT))
