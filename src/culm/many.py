@@ -58,11 +58,9 @@ async def send_many(app: App, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]
 
 async def _within(app: App, bounds: list[Bound[Any]], within: object) -> list[Handle[Any]]:
     """A commit for each chunk, in a transaction of the caller's, who undoes all of it when this raises."""
-    if any(b.options.within is not within for b in bounds):
-        raise ValueError("jobs of one enqueue_many leave within one transaction: give all of them the same within=, or none")
     handles: list[Handle[Any]] = []
     for chunk in chunks(bounds):
-        jobs = await _jobs_of(app, chunk)
+        jobs = await _jobs_of(app, chunk, within)
         if await send_within(app, Commit(send=tuple(jobs)), within) == "conflict":
             raise IdConflict(await _conflicting(app, jobs))
         handles += [Handle(app, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
@@ -99,21 +97,23 @@ async def _inside(app: App, bounds: list[Bound[Any]], attempt: Attempt) -> list[
     return [joined[n] if n in joined else next(rest) for n in range(len(bounds))]
 
 
-def _outside(app: App, bound: Bound[Any]) -> bool:
+def _outside(app: App, bound: Bound[Any], within: object) -> bool:
     if bound.options.topic:
         refuse_topic(bound.options.topic)
-    return _own(app, bound)
+    return _own(app, bound, within)
 
 
-def _own(app: App, bound: Bound[Any]) -> bool:
+def _own(app: App, bound: Bound[Any], within: object = None) -> bool:
     if bound.task.app is not app:
         raise CulmError(f"task {bound.task.name!r} belongs to another app; enqueue it there")
+    if bound.options.within is not within:
+        raise ValueError("jobs of one enqueue_many leave within one transaction: give all of them the same within=, or none")
     return True
 
 
-async def _jobs_of(app: App, chunk: list[Bound[Any]]) -> list[Job]:
+async def _jobs_of(app: App, chunk: list[Bound[Any]], within: object = None) -> list[Job]:
     """As they travel."""
-    jobs = [make_job(b, b.options.id or app.new_id()) for b in chunk if _outside(app, b)]
+    jobs = [make_job(b, b.options.id or app.new_id()) for b in chunk if _outside(app, b, within)]
     if app.tracing is not None:
         with app.tracing.sending(jobs) as jobs:
             pass  # it ends here: whether they were accepted is known much later

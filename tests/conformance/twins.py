@@ -158,7 +158,7 @@ class Twins:
             "jobs": [msgspec.structs.asdict(view) for view in jobs],
             "dead": dead,
             "counts": counts,
-            "waits": dict(zip(ids, waits, strict=True)),
+            "waits": dict(zip(ids, waits, strict=True)) if self.ordered else {},  # partitions see their own part
             "outcomes": dict(zip(ids, outcomes, strict=True)),
             "events": dict(zip(topics, events, strict=True)),
             "records": dict(zip(flows, records, strict=True)),

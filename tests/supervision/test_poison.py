@@ -125,3 +125,17 @@ async def test_a_process_ends_after_so_many_jobs_and_nothing_is_lost(supervised:
     await until_ended(app, [h.id for h in more], 60)
     assert not any("supervisor.died" in line for line in supervised.lines)
     assert supervised.stop() == 0
+
+
+@in_loop
+async def test_a_task_that_ends_its_process_with_0_is_seen_as_a_death(supervised: Supervised) -> None:
+    app = supervised.app(poison.app)
+    supervised.start("--processes", "2", "--concurrency", "5", "--lease", "300", "--heartbeat", "100")
+    supervised.line("worker.started", nth=2)
+    handles = await app.enqueue_many([poison.slow.bind(1), poison.leaves_well.bind(), poison.slow.bind(2)])
+    await until_ended(app, [h.id for h in handles], 60)
+    ended = await app.store.outcome(handles[1].id)
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.outcome, Lost)
+    assert "exit code 0" in ended.outcome.reason
+    assert supervised.stop() == 0

@@ -219,3 +219,14 @@ def test_options_that_cannot_be_are_refused(options: dict[str, object], said: st
 def test_the_number_of_processes_is_checked() -> None:
     with pytest.raises(ValueError, match="children must be"):
         app.worker(children=0)
+
+
+def test_an_idle_process_that_died_does_no_harm_to_the_next_job() -> None:
+    async def main() -> None:
+        async with app, app.worker(children=1):
+            first = await (await apart.where.enqueue()).result(timeout=20)
+            os.kill(first, 9)
+            os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # it is dead, and still to be reaped by the worker
+            assert await (await apart.where.enqueue()).result(timeout=20) != first
+
+    asyncio.run(main())

@@ -241,6 +241,7 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="print the SQL of a first migration, and do nothing")] = False,
     grant: Annotated[str | None, typer.Option(metavar="ROLE", help="let this role use the tables")] = None,
     url: Url = None,
+    json: Json = False,
 ) -> int:
     """Bring the tables of a postgresql:// store to this version, as the owner of their schema.
 
@@ -250,7 +251,7 @@ def migrate(
     """
     from culm.cli import migrate as migrating
 
-    return asyncio.run(migrating.migrate(migrating.address_of(app, url), check=check, sql=sql, grant=grant))
+    return asyncio.run(migrating.migrate(migrating.address_of(app, url), check=check, sql=sql, grant=grant, as_json=json))
 
 
 @cli.command()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from culm.cli.output import Exit, say, warn
+from culm.cli.output import Exit, say, say_json, warn
 from culm.cli.target import load_app
 from culm.errors import ConfigError
 from culm.stores.open import default_url, migrate_store, migration_of, migration_script
@@ -19,21 +20,30 @@ def address_of(target: str | None, url: str | None) -> str:
     return load_app(target, url).url or os.environ.get("CULM_URL") or default_url()
 
 
-async def migrate(url: str, *, check: bool, sql: bool, grant: str | None) -> int:
+async def migrate(url: str, *, check: bool, sql: bool, grant: str | None, as_json: bool) -> int:
     if check and (sql or grant):
         raise ConfigError("--check changes nothing; leave --sql and --grant out")
     if sql:
-        say(f"BEGIN;\n{migration_script(url, grant=grant)}\nCOMMIT;")
+        script = f"BEGIN;\n{migration_script(url, grant=grant)}\nCOMMIT;"
+        _tell({"sql": script}, script, as_json=as_json)
         return Exit.OK
     if check:
         there, needed = await migration_of(url)
+        _tell(
+            {"version": there, "needed": needed}, f"the tables have version {there}, as needed" if there == needed else "", as_json=as_json
+        )
         if there == needed:
-            say(f"the tables have version {there}, as needed")
             return Exit.OK
         warn(f"culm: the tables have version {there}, and this culm needs {needed}; run: culm migrate URL")
         return Exit.FAILED
     since, to = await migrate_store(url, grant=grant)
-    say(f"the tables had version {to} already" if since == to else f"the tables went from version {since} to {to}")
-    if grant is not None:
-        say(f"{grant} may use them")
+    said = f"the tables had version {to} already" if since == to else f"the tables went from version {since} to {to}"
+    _tell({"from": since, "version": to, "granted": grant}, said + (f"\n{grant} may use them" if grant else ""), as_json=as_json)
     return Exit.OK
+
+
+def _tell(facts: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        say_json(facts)
+    elif text:
+        say(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -158,7 +159,8 @@ def find_task(call: Call) -> AnyTask:
 
 def main() -> None:
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
-    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the worker's affair
+    die_with(parent, signal.SIGKILL)  # nobody would read what it returns
     with socket.socket(fileno=fd) as sock:
         sock.set_inheritable(False)
         Child(sock).serve()

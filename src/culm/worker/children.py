@@ -39,7 +39,7 @@ class Children:
         attempt.ends_at = inf
         async with self._room:
             attempt.ends_at = 0.0  # its time begins now: the next scan says when it ends
-            process = self._idle.pop() if self._idle else await self._start()
+            process = self._one_that_lives() or await self._start()
             try:
                 reply = await process.call(_call(attempt, task, args), attempt)
             except BaseException:
@@ -54,11 +54,20 @@ class Children:
             effects.send, effects.emit, effects.triggers = reply.send, reply.emit, reply.triggers
         return msgspec.Raw(reply.value)
 
+    def _one_that_lives(self) -> _Process | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.lives():
+                return process
+            self._all.discard(process)
+            process.kill()
+        return None
+
     async def _start(self) -> _Process:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "culm.worker.child", str(theirs.fileno()), str(os.getpid())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603, ASYNC220  # it returns at once
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603, ASYNC220  # it returns at once
         reader, writer = await asyncio.open_connection(sock=ours)
         child = _Process(process, reader, writer)
         self._all.add(child)
@@ -89,6 +98,9 @@ class _Process:
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
             raise ProcessDied(f"the process of job {attempt.id} died: {ending(code)}") from None
+
+    def lives(self) -> bool:
+        return self._process.poll() is None and not self._reader.at_eof()
 
     def kill(self) -> None:
         self._writer.close()

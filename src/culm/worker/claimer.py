@@ -11,6 +11,8 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from culm.errors import StoreError
 from culm.store import Claimed, ClaimOrder, Store
@@ -18,6 +20,7 @@ from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
 
+_lease = attrgetter("lease")
 AHEAD_S = 0.05
 MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
@@ -79,7 +82,8 @@ class Claimer:
             limit = min(limit, MOST_AT_ONCE)
             claimed = await self._claim(limit)
             self._measure(loop.time(), slots)
-            slots.feed(claimed.deliveries)
+            for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
+                slots.feed(list(some))
             if len(claimed.deliveries) < limit and not self._stopping:
                 await self._wait(claimed.next_ms)
                 self._measured = (loop.time(), slots.done)

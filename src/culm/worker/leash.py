@@ -44,11 +44,11 @@ def attach() -> Attached:
     return Attached(ready, _leash(leash) if leash else None)
 
 
-def die_with(parent: int) -> None:
-    """Get SIGTERM when the parent dies: what runs may still end. Elsewhere than on Linux nothing happens."""
+def die_with(parent: int, number: int = signal.SIGTERM) -> None:
+    """Get that signal when the parent dies; SIGTERM: what runs may still end. Elsewhere than on Linux nothing happens."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it died before the kernel was asked
         raise SystemExit(1)
 

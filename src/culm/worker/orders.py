@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
@@ -13,7 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from culm.commit import Commit, Committed, Held
-from culm.errors import StoreError
+from culm.errors import StoreUnavailable
+from culm.job import Delivery
 from culm.outcome import Lost, Released
 from culm.store import FullStore
 from culm.worker.slots import Slots
@@ -22,6 +24,7 @@ log = logging.getLogger("culm.worker")
 
 T = TypeVar("T")
 SHORT_MS = 1_000  # what a claim grants that asks for another's grant is given back at once
+AT_ONCE = 500  # leases of one question
 PAUSE_S = 0.2  # until a store that did not answer is asked again
 
 
@@ -62,12 +65,15 @@ class Obedience:
         submit: Callable[[Commit], Awaitable[Committed]],
         taken: Callable[[], None],
         noticed: Callable[[int], None] = lambda _: None,
+        *,
+        lease_ms: int,
     ) -> None:
         self._store = store
         self._slots = slots
         self._queues = queues
         self._submit = submit
         self._taken = taken
+        self._lease_ms = lease_ms
         self._noticed = noticed
 
     async def obey(self, fd: int) -> None:
@@ -76,7 +82,11 @@ class Obedience:
         try:
             while True:
                 size = int.from_bytes(await reader.readexactly(4), "big")
-                await self._carry_out(_decode(await reader.readexactly(size)))
+                order = _decode(await reader.readexactly(size))
+                try:
+                    await self._carry_out(order)
+                except Exception:
+                    log.exception("orders.failed: the jobs come back when their leases end")
                 self._taken()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the supervisor is gone; this process is told so by other means
@@ -85,7 +95,10 @@ class Obedience:
 
     async def _carry_out(self, order: Order) -> None:
         self._noticed(order.suspects)
-        back = await _until_answered(lambda: self._store.deliveries(order.give_back)) if order.give_back else []
+        back: list[Delivery] = []
+        for start in range(0, len(order.give_back), AT_ONCE):
+            part = order.give_back[start : start + AT_ONCE]
+            back += await _until_answered(partial(self._store.deliveries, part))
         if order.claiming:
             lease = order.claiming
             claimed = await _until_answered(lambda: self._store.claim(self._queues, lease=lease, limit=1, for_ms=SHORT_MS))
@@ -99,6 +112,7 @@ class Obedience:
         for held, reason in order.lost:
             log.error("job.lost: %s: %s", held.job_id, reason)
         if order.run:
+            await _until_answered(lambda: self._store.extend(order.run, for_ms=self._lease_ms))  # the heart's next beat may be far
             deliveries = await _until_answered(lambda: self._store.deliveries(order.run))
             log.info("suspects.run: %d jobs that ran when a process died run alone here", len(deliveries))
             for _, some in groupby(deliveries, lambda d: d.lease):
@@ -109,6 +123,6 @@ async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except StoreError as e:
+        except StoreUnavailable as e:
             log.warning("orders.wait: %s", e)
             await asyncio.sleep(PAUSE_S)

@@ -140,7 +140,7 @@ class Slots:
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
         attempt.over = True
-        if self._board is not None:
+        if self._board is not None and attempt.slot >= 0:
             self._board.end(attempt.slot)
         job = attempt.job
         if attempt.committed is None:
@@ -271,4 +271,7 @@ class Slots:
             await asyncio.wait(list(self.running.values()), timeout=1.0)
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
+            if self._board is not None:
+                self._board.end(attempt.slot)  # no death is its doing any more
+                attempt.slot = -1
             self._let_go(attempt.delivery, Released())

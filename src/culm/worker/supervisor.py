@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from culm.worker.ending import ending
 from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
-from culm.worker.place import Place
+from culm.worker.place import LONGEST_PAUSE_S, Place
 from culm.worker.suspects import Suspects
 
 log = logging.getLogger("culm.worker")
@@ -73,6 +73,7 @@ class Supervisor:
         self._idle_since: dict[Place, float] = {}
         self._kill_at: float | None = None  # not None: stopping
         self._code = 0
+        self._told = False  # to stop
 
     @property
     def _all(self) -> list[Place]:
@@ -126,7 +127,14 @@ class Supervisor:
         now = time.monotonic()
         for place in self._due():
             if place.process is None and now >= place.start_at:
-                place.start()
+                self._start(place, now)
+
+    def _start(self, place: Place, now: float) -> None:
+        try:
+            place.start()
+        except OSError as e:  # no memory, no descriptors, no processes left: those that live must go on
+            place.start_at = now + LONGEST_PAUSE_S
+            log.error("supervisor.failed: process %s cannot be started: %s; tried again in %g s", place.name, e, LONGEST_PAUSE_S)
 
     def _due(self) -> list[Place]:
         """Those that should be filled."""
@@ -169,8 +177,10 @@ class Supervisor:
         tell_systemd("STOPPING=1")
         self._give_back_suspects()
         self._kill_at = self._kill_at or time.monotonic() + self._grace_s + PATIENCE_S
+        hurry, self._told = self._told, True
         for place in self._all:
-            place.stop()
+            if hurry or not place.stopping:  # one that is being replaced would take it for the second signal
+                place.stop()
 
     def _give_back_suspects(self) -> None:
         """Those that have not begun to run apart are for others to suspect."""
@@ -220,11 +230,14 @@ class Supervisor:
             place.board.close()
 
     def _ended(self, place: Place, pid: int, code: int) -> None:
-        if code not in (0, *HOPELESS) and place.ready:
+        seen = place.board.seen() if place.ready else None
+        well = code == 0 and (place.stopping or (seen is not None and not seen.running))  # a task may call os._exit(0)
+        if seen is not None:
             for order in place.not_taken():
                 self._suspects.not_taken(order)
                 self._unordered.append(replace(order, run=[]))
-            self._unordered.append(self._suspects.died(place.board.seen(), ending(code), apart=place.apart))
+            if not well:
+                self._unordered.append(self._suspects.died(seen, ending(code), apart=place.apart))
             self._pass_on()
         if place.apart and not any(p.process for p in self._aparts):
             self._suspects.cleared()
@@ -236,7 +249,7 @@ class Supervisor:
         elif code in HOPELESS and not self._proven:
             self._code = code  # it has said why
             self._stop()
-        elif code == 0 and (place.ready or place.stopping):
+        elif well:
             log.info("supervisor.recycled: process %s, pid %d", place.name, pid)
             place.start_at = 0.0
         else:

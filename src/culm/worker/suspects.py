@@ -37,7 +37,8 @@ class Suspects:
                 lost.append((held, f"its worker process died {strikes} times while it ran there alone: {how}"))
             else:
                 self.waiting[held.job_id] = held
-                self._strikes[held.job_id] = strikes
+                if strikes:
+                    self._strikes[held.job_id] = strikes
         heard = any(held.lease == seen.claiming for held in (*seen.running, *seen.claimed))
         return Order(
             give_back=[] if apart else seen.claimed,

@@ -168,7 +168,9 @@ class Worker:
         cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
         if leash is not None and self._board is not None:
-            orders = Obedience(store, self._slots, self.queues, self._gatherer.submit, self._board.took_order, self._suspected)
+            orders = Obedience(
+                store, self._slots, self.queues, self._gatherer.submit, self._board.took_order, self._suspected, lease_ms=self._lease_ms
+            )
             self._tasks.append(loop.create_task(orders.obey(leash.orders_fd), name="culm-orders"))
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)

@@ -98,7 +98,9 @@ BEGIN
                 queues[i], priorities[i], dues[i], ns[i], last_due, last_n, in_limit - cardinality(ids) - cardinality(group_ids), in_room
             );
             IF taken.ids IS NULL THEN
-                dues[i] := at + 5; -- others are taking them just now
+                IF (dues[i], ns[i]) <= (last_due, last_n) THEN
+                    dues[i] := at + 5; -- others are taking them just now
+                END IF;
                 CONTINUE;
             END IF;
             group_ids := group_ids || taken.ids; group_dues := group_dues || taken.dues; group_ns := group_ns || taken.ns;
