@@ -226,7 +226,7 @@ def test_an_idle_process_that_died_does_no_harm_to_the_next_job() -> None:
         async with app, app.worker(children=1):
             first = await (await apart.where.enqueue()).result(timeout=20)
             os.kill(first, 9)
-            os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # it is dead, and still to be reaped by the worker
+            await asyncio.to_thread(os.waitid, os.P_PID, first, os.WEXITED | os.WNOWAIT)  # dead, and still to be reaped by the worker
             assert await (await apart.where.enqueue()).result(timeout=20) != first
 
     asyncio.run(main())
