@@ -121,7 +121,8 @@ def _supervise(
         refuse_taken(metrics, processes=processes)
     command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
     command += [f"--queue={q}" for q in queues]
-    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None and name != "max_jobs"]
+    jobs = [] if options["max_jobs"] is None else [f"--max-jobs={options['max_jobs']}"]  # none apart: suspects would be given back
     return Supervisor(
         command,
         processes=processes,
@@ -129,7 +130,7 @@ def _supervise(
         grace_s=to_ms(options["grace"], "grace") / 1000,
         stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
         max_rss=None if max_rss is None else max_rss << 20,
-        one_more=lambda number: [] if metrics is None else [f"--metrics={metrics.of_place(number)}"],
+        one_more=lambda number: jobs + ([] if metrics is None else [f"--metrics={metrics.of_place(number)}"]),
     ).run()
 
 

@@ -38,7 +38,8 @@ class Place:
         self.ready_fd = -1  # -1: it is ready, or gone
         self.start_at = 0.0
         self.killed = False  # for being stuck or too large
-        self._given: list[Order] = []  # to this process
+        self._given: list[Order] = []  # to this process, without those that it was seen to have taken up
+        self._taken = 0  # so many
         self.stopping = False  # it was asked to
         self._command = list(command)
         self._concurrency = concurrency
@@ -58,7 +59,7 @@ class Place:
         leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
         env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
         self.ready = self.stopping = self.killed = False
-        self._given, self._unsent, self._stuck = [], b"", (0, time.monotonic())
+        self._given, self._taken, self._unsent, self._stuck = [], 0, b"", (0, time.monotonic())
         try:
             self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
         finally:
@@ -94,7 +95,9 @@ class Place:
             self.ready_fd = -1
 
     def give(self, order: Order) -> None:
-        self._given.append(order)
+        taken = self.board.head().orders
+        self._given = [*self._given[taken - self._taken :], order]
+        self._taken = taken
         self._unsent += encode_order(order)
         self.send()
 
@@ -119,12 +122,12 @@ class Place:
 
     def not_taken(self) -> list[Order]:
         """Orders that the process did not take up before it died."""
-        return self._given[self.board.head().orders :]
+        return self._given[self.board.head().orders - self._taken :]
 
     def is_idle(self) -> bool:
         """It has carried out all orders, and runs nothing."""
         head = self.board.head()
-        return self.ready and head.orders == len(self._given) and not head.left
+        return self.ready and head.orders == self._taken + len(self._given) and not head.left
 
     def stuck_for(self, now: float) -> float:
         """For how long its loop has been seen not to tick: seconds."""

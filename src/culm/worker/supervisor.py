@@ -139,7 +139,11 @@ class Supervisor:
     def _due(self) -> list[Place]:
         """Those that should be filled."""
         places = self._places if self._proven else self._places[:1]
-        return places + self._aparts[: -(-len(self._suspects.waiting) // MANY)]
+        return places + self._aparts[: self._wanted_apart()]
+
+    def _wanted_apart(self) -> int:
+        """How many processes apart the suspects who wait are worth."""
+        return min(len(self._aparts), -(-len(self._suspects.waiting) // MANY))
 
     def _hear(self, place: Place) -> None:
         place.hear_ready()
@@ -150,10 +154,13 @@ class Supervisor:
 
     def _pass_on(self) -> None:
         """Orders go to whoever can carry them out."""
-        aparts = [p for p in self._aparts if p.is_able]
-        if aparts:
-            for place, order in zip(aparts, self._suspects.take(len(aparts)), strict=False):
+        resting = [p for p in self._aparts if p.is_able and p.is_idle()]
+        if resting and self._suspects.waiting:
+            orders = self._suspects.take(max(len(resting), self._wanted_apart()))  # some of them may be about to come
+            for place, order in zip(resting, orders, strict=False):
                 place.give(order)
+            for order in orders[len(resting) :]:
+                self._suspects.not_taken(order)
         able = next((p for p in self._all if p.is_able), None)
         if able is not None:
             for order in self._unordered:
@@ -202,6 +209,8 @@ class Supervisor:
                 self._too_large(place, rss, self._max_rss)
         for place in self._aparts:
             self._rest(place, now)
+        if self._suspects.waiting:
+            self._pass_on()
 
     def _too_large(self, place: Place, rss: int, most: int) -> None:
         if rss > 2 * most:
