@@ -17,7 +17,7 @@ WANTED = {
 }  # fmt: skip
 
 THOROUGH = {"memory", "sqlite"}  # a history on a server takes many times as long
-FEWER = 60
+FEWER = 30
 SLOW = {"one partition", "files"}  # partitions in memory show the same, sooner
 
 
