@@ -168,16 +168,17 @@ class Worker:
         cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
         if leash is not None and self._board is not None:
-            orders = Obedience(
-                store, self._slots, self.queues, self._gatherer.submit, self._board.took_order, self._suspected, lease_ms=self._lease_ms
-            )
-            self._tasks.append(loop.create_task(orders.obey(leash.orders_fd), name="culm-orders"))
+            self._tasks.append(loop.create_task(self._obedience(self._board).obey(leash.orders_fd), name="culm-orders"))
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
         else:
             self._tasks.append(loop.create_task(self._beat_here(), name="culm-heart"))
         log.info("worker.started: %s, queues %s, concurrency %d", self.name, ", ".join(self.queues), self._concurrency)
+
+    def _obedience(self, board: Board) -> Obedience:
+        submit = self._gatherer.submit
+        return Obedience(self._store, self._slots, self.queues, submit, board.took_order, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
         """Stop gracefully: at most the grace long, or until `hurry`."""
