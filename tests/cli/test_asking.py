@@ -8,6 +8,8 @@ import pytest
 from culm.cli.main import main
 from tests.cli.shell import Shell
 
+pytestmark = pytest.mark.slow  # real processes
+
 COMMANDS = [
     "worker", "enqueue", "result", "status", "cancel", "queues", "workers", "jobs", "top", "why", "pause", "resume", "drain", "purge",
     "dead list", "dead show", "dead replay", "dead discard", "doctor", "migrate", "demo", "version",

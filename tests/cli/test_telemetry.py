@@ -12,6 +12,8 @@ import pytest
 from tests.cli.shell import Running, Shell, pid_in
 from tests.telemetry.scrape import Samples, scrape
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 def free_ports(count: int) -> int:
     """The first of so many ports in a row that were free a moment ago."""

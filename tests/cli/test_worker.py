@@ -14,6 +14,8 @@ from culm.worker import process
 from culm.worker.worker import Worker
 from tests.cli.shell import Shell, gone, pid_in
 
+pytestmark = pytest.mark.slow  # real processes
+
 QUICK = ("--lease", "2", "--heartbeat", "0.3")
 
 
@@ -66,7 +68,6 @@ def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
     assert shell.run("status", "runs", "--json").json["state"] == "open"
 
 
-@pytest.mark.slow
 def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
     shell.run("enqueue", "shop:app", "shop.nap", "4", "--id", "runs")
     supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)
@@ -83,7 +84,6 @@ def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
     assert view["expiries"] == 0  # nobody waited for its lease to run out
 
 
-@pytest.mark.slow
 def test_a_supervisor_passes_both_signals_on(shell: Shell) -> None:
     for job_id in ("one", "two"):
         shell.run("enqueue", "shop:app", "shop.nap", "600", "--id", job_id)
@@ -96,7 +96,6 @@ def test_a_supervisor_passes_both_signals_on(shell: Shell) -> None:
     assert [shell.run("status", job_id, "--json").json["state"] for job_id in ("one", "two")] == ["open", "open"]
 
 
-@pytest.mark.slow
 def test_workers_do_not_outlive_their_supervisor(shell: Shell) -> None:
     supervisor = shell.start("worker", "shop:app", "--processes", "2")
     supervisor.line("worker.started", nth=2)
@@ -105,7 +104,6 @@ def test_workers_do_not_outlive_their_supervisor(shell: Shell) -> None:
     assert all(gone(pid) for pid in pids)
 
 
-@pytest.mark.slow
 def test_a_child_that_dies_young_again_and_again_is_replaced_ever_later(shell: Shell) -> None:
     (shell.folder / "shop.py").write_text(
         "import os, pathlib\nfrom culm import App\napp = App()\nfirst = pathlib.Path('first')\n"

@@ -55,7 +55,7 @@ def triggers(draw: st.DrawFn) -> Trigger:
 
 outcomes: st.SearchStrategy[Outcome] = st.sampled_from(
     [
-        Succeeded(b"\x01"),
+        *[Succeeded(b"\x01")] * 3,
         Succeeded(b"\x02"),
         Failed(Fault("E")),
         Lost("x"),

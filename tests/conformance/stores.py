@@ -90,9 +90,10 @@ class Subject(Struct, frozen=True):
     open: Opener
     features: tuple[Feature, ...] = EVERY_FEATURE
     server: bool = False  # it starts one
+    slow: bool = False  # another shows the same, sooner
 
     def param(self, *more: object, name: str = "", slow: bool = False) -> ParameterSet:
-        marks = [*([pytest.mark.server] if self.server else []), *([pytest.mark.slow] if slow else [])]
+        marks = [*([pytest.mark.server] if self.server else []), *([pytest.mark.slow] if self.slow or slow else [])]
         return pytest.param(self, *more, id=name or self.name, marks=marks)
 
 
@@ -103,9 +104,9 @@ SUBJECTS = (
     Subject("sqlite", sqlite),
     Subject("redis", redis, server=True),
     Subject("postgres", postgres, server=True),
-    Subject("one partition", one_partition),
+    Subject("one partition", one_partition, slow=True),
     Subject("partitions", partitions, PARTED),
-    Subject("files", files, PARTED),
+    Subject("files", files, PARTED, slow=True),
     Subject("namespaces", namespaces, PARTED, server=True),
     Subject("cluster", cluster, PARTED, server=True),
 )

@@ -18,17 +18,19 @@ WANTED = {
 
 THOROUGH = {"memory", "sqlite"}  # a history on a server takes many times as long
 FEWER = 30
-SLOW = {"one partition", "files"}  # partitions in memory show the same, sooner
+ENOUGH = 100
 
 
-@pytest.mark.parametrize("subject", [s.param(slow=s.name in SLOW) for s in SUBJECTS])
+@pytest.mark.parametrize("subject", [s.param(slow=s.name != "sqlite") for s in SUBJECTS])
 def test_a_store_lives_every_history_as_the_specification_does(subject: Subject) -> None:  # I1..I20
     machine = histories_of(subject)
     profile = settings.default
     assert profile is not None
     histories = profile.max_examples if subject.name in THOROUGH else min(profile.max_examples, FEWER)
     run_state_machine_as_test(machine, settings=settings(profile, max_examples=histories))
-    wanted = (
-        WANTED if "order" in subject.features else WANTED | {"lease_lost": 10, "swept": 1, "awaits": 0, "ahead": 0}
-    )  # no older batches there
+    wanted = WANTED
+    if "order" not in subject.features:  # no older batches there
+        wanted |= {"lease_lost": 10, "swept": 1, "awaits": 0, "ahead": 0}
+    if histories < ENOUGH:  # may do little of one thing; the thorough ones watch the generator
+        wanted = {what: n // 4 for what, n in wanted.items()}
     assert {what: n for what, n in wanted.items() if machine.saw[what] < n} == {}, dict(machine.saw)

@@ -115,6 +115,7 @@ def in_a_call(cluster: Cluster) -> bool:
     return isinstance(calls[-1], Invoke)
 
 
+@pytest.mark.slow
 @EACH
 def test_another_worker_takes_over_within_the_lease_and_two_seconds(truth: type[Sqlite | Files | Redis | Postgres], tmp_path: Path) -> None:
     with Cluster(tmp_path, truth(tmp_path)) as cluster:

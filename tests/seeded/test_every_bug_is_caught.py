@@ -37,6 +37,7 @@ async def _is_broken(case: Case, bench: Bench) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", SEEDED.values(), ids=SEEDED.keys())
 def test_a_seeded_bug_breaks_an_exercise(maker: Maker) -> None:
     assert next(breaks(maker), None) is not None
@@ -46,6 +47,7 @@ def test_a_store_without_a_bug_breaks_none() -> None:
     assert list(breaks(MemoryStore)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND_BY_HISTORIES)
 def test_a_seeded_bug_does_not_survive_random_histories(name: str) -> None:
     machine = histories_of(Subject(name, lambda _, clock: SEEDED[name](clock)))

@@ -13,6 +13,8 @@ from culm.testing.cluster_check import Violation
 from tests.seeded import SEEDED
 from tests.seeded.workers import BUGS, STORES
 
+pytestmark = pytest.mark.slow
+
 RUNS = 300
 
 # What may be named. A bug of the engine shows in whatever it breaks first.

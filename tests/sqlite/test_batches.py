@@ -198,6 +198,7 @@ async def steps(store: SqliteStore, clock: ManualClock) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["priority", "age"])
 @pytest.mark.parametrize("priorities", [[5], [2, 5, 9]])
 def test_a_claim_takes_no_more_bytes_than_fit_in_memory(order: Literal["priority", "age"], priorities: list[int], tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_a_worker_of_another_process_is_woken_and_wakes_the_caller(tmp_path: Pat
 ROUNDS = 12
 
 
+@pytest.mark.slow
 def test_processes_that_make_one_store_at_the_same_moment_all_use_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     gate = context.Barrier(4)

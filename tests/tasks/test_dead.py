@@ -144,6 +144,7 @@ def test_code_without_async_has_the_same() -> None:
     assert (dead.replay_all(task="none"), dead.replay_all(error="way"), dead.discard_all()) == (0, 2, 0)
 
 
+@pytest.mark.slow
 def test_a_walk_over_many_letters_holds_one_page_of_them() -> None:
     async def main() -> None:
         bench = Bench()

@@ -96,6 +96,7 @@ def test_a_scrape_shows_how_many_jobs_each_queue_has_and_the_oldest() -> None:
     assert found["culm_queues_seen"] == 1
 
 
+@pytest.mark.slow
 def test_a_fenced_commit_and_a_redelivery_are_counted() -> None:
     bench = Bench()
     go = asyncio.Event()
@@ -217,6 +218,7 @@ def test_what_tasks_count_themselves_is_shown_beside() -> None:
     assert found["process_cpu_seconds_total"] > 0
 
 
+@pytest.mark.slow
 def test_the_endpoint_ends_with_its_worker_and_two_workers_have_two() -> None:
     bench = Bench()
 

@@ -345,6 +345,7 @@ def _storm(seed: int, *, spoil: Callable[[Storm], object] = lambda storm: None) 
     return run(main, seed=seed, limit_s=600)
 
 
+@pytest.mark.slow
 def test_nothing_that_a_gatherer_was_answered_is_lost_and_nothing_is_applied_twice() -> None:
     bitten: Counter[str] = Counter()
     lost = acknowledged = 0

@@ -13,6 +13,8 @@ from culm import App, Handle, TaskCancelled, TaskFailed
 from tests.worker import apart
 from tests.worker.apart import app
 
+pytestmark = pytest.mark.slow  # real processes
+
 
 def gone(pid: int) -> bool:
     try:

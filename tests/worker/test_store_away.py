@@ -44,6 +44,7 @@ class Fickle(MemoryStore):
             raise StoreUnavailable("away")
 
 
+@pytest.mark.slow
 def test_what_ended_while_the_store_was_away_longer_than_the_lease_is_committed_when_it_is_back() -> None:
     async def main() -> None:
         store, runs = Fickle(), []

@@ -7,8 +7,10 @@ only asks the store may leave both out: then it is $CULM_URL, else culm.db besid
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -299,10 +301,16 @@ def run() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
+@functools.cache
+def _command() -> Callable[..., object]:
+    """What the signatures above come to: most of a refused command's time, so it is made once."""
+    return typer.main.get_command(cli)
+
+
 def main(arguments: list[str]) -> int:
     """One command; returns its exit code."""
     try:
-        code = cli(args=arguments or ["--help"], prog_name="culm", standalone_mode=False)
+        code = _command()(args=arguments or ["--help"], prog_name="culm", standalone_mode=False)
     except UsageError as e:
         return _refuse(e.format_message(), Exit.USAGE)
     except Quit as e:
