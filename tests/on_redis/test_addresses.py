@@ -100,7 +100,7 @@ async def test_the_durability_is_said(options: dict[str, str], says: str, tmp_pa
 
 
 async def test_an_acl_user_and_a_namespace(server: RedisServer, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    rights = ["~{culm:*", "&{culm:*", "+@all", "-@dangerous", "+info"]  # as docs/redis.md says
+    rights = ["~{culm:*", "resetchannels", "&{culm:*", "+@all", "-@dangerous", "+info"]  # as docs/redis.md says
     server.ask("ACL", "SETUSER", "ada", "on", ">geheim", *rights)
     url = server.url
     async with opened(url.replace("redis://", "redis://ada:geheim@")) as store, opened(url) as same, opened(server.url) as other:

@@ -88,7 +88,7 @@ async def test_a_full_server_refuses_what_is_sent_clearly_and_still_drains(serve
             await send(store, f"job-{n}", number=n + 1)
         deliveries = (await store.claim(["default"], lease="w/1", limit=held // 2, for_ms=60_000)).deliveries
         keys = server.ask("DBSIZE")
-        server.ask("CONFIG", "SET", "maxmemory", "1mb")
+        server.ask("CONFIG", "SET", "maxmemory", "1kb")
         with pytest.raises(StoreError, match="full") as caught:
             await send(store, "one", "two", number=100)
         assert not isinstance(caught.value, StoreUnavailable)

@@ -28,6 +28,7 @@ CONNECT_S = 5.0
 REPLY_S = 5.0  # without any reply: the connection is taken for dead
 COUNT_S = 10.0  # how often it is asked how many clients the server has; the first time a second after it was met
 GRACE_S = 2.0  # how much later than asked for a wait may end
+SHORTEST_S = 0.002  # a server before 7.0 takes a shorter wait for one without an end
 MOST_SPARE = 4
 
 
@@ -94,7 +95,7 @@ class Link:
         script = self._scripts["arm"]
         try:
             armed = connection.ask("EVALSHA", script.sha, 1, self._address.prefix, now, *queues)
-            left_s = max(0.001, ends_at - self.loop.time())
+            left_s = max(SHORTEST_S, ends_at - self.loop.time())
             popped = connection.ask("BZPOPMIN", *markers, f"{left_s:.3f}")
             async with asyncio.timeout(left_s + GRACE_S):
                 reply = await armed
