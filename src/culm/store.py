@@ -314,6 +314,25 @@ class LanedStore(Store, Laned, Protocol):
     """A store whose commits are gathered for each lane apart."""
 
 
+@runtime_checkable
+class Patient(Protocol):
+    """A store that keeps a claim until there is something to grant: one trip less than to wait, and then to claim."""
+
+    async def claim_within(
+        self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority", wait_ms: int
+    ) -> Claimed:
+        """As `claim`, asked when there may be something to grant, at the latest after `wait_ms`. Whoever lost the reply repeats `claim`."""
+        ...
+
+    async def hurry(self, lease: str) -> None:
+        """Let the claim that waits under this lease be answered now."""
+        ...
+
+
+class PatientStore(Store, Patient, Protocol):
+    """A store whose claims may wait there."""
+
+
 class Transaction(Protocol):
     """A transaction of the store's own database, open."""
 

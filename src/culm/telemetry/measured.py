@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from culm.commit import BatchId, Commit, Committed, Held
-from culm.store import Claimed, Laned, LanedStore, LeaseState, Store
+from culm.store import Claimed, Laned, LanedStore, LeaseState, Patient, PatientStore, Store
 from culm.telemetry.meter import Meter
 
 
@@ -30,8 +30,11 @@ class Measured:
         return answers
 
     async def claim(self, queues: Sequence[str], **asked: Any) -> Claimed:
+        return await self._claimed(self._store.claim(queues, **asked))
+
+    async def _claimed(self, claim: Awaitable[Claimed]) -> Claimed:
         try:
-            claimed = await self._store.claim(queues, **asked)
+            claimed = await claim
         except Exception as e:
             self._meter.called(e)
             raise
@@ -55,6 +58,20 @@ class _MeasuredLanes(Measured):
         self.lane = store.lane
 
 
+class _MeasuredPatience(Measured):
+    """The same of a store whose claims may wait there."""
+
+    def __init__(self, store: PatientStore, meter: Meter) -> None:
+        super().__init__(store, meter)
+        self._patient = store
+        self.hurry = store.hurry
+
+    async def claim_within(self, queues: Sequence[str], **asked: Any) -> Claimed:
+        return await self._claimed(self._patient.claim_within(queues, **asked))
+
+
 def measured(store: Store, meter: Meter) -> Measured:
     """That store with the meter around it."""
-    return _MeasuredLanes(store, meter) if isinstance(store, Laned) else Measured(store, meter)
+    if isinstance(store, Laned):
+        return _MeasuredLanes(store, meter)
+    return _MeasuredPatience(store, meter) if isinstance(store, Patient) else Measured(store, meter)

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from culm.errors import StoreError
-from culm.store import Claimed, ClaimOrder, Store
+from culm.store import Claimed, ClaimOrder, Patient, Store
 from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
@@ -43,6 +43,8 @@ class Claimer:
     def __init__(self, store: Store, queues: Sequence[str], *, name: str, for_ms: int, poll_ms: int, rng: random.Random) -> None:
         self.claiming: Callable[[str], None] = lambda _: None
         self._store = store
+        self._patient = store if isinstance(store, Patient) else None
+        self._wait_ms = 0  # how long the next claim may wait in the store
         self._queues = tuple(queues)
         self._name = name
         self._for_ms = for_ms
@@ -51,6 +53,8 @@ class Claimer:
         self._room = asyncio.Event()
         self._stopping = False
         self._waiting: asyncio.Task[None] | None = None
+        self._waits_under = ""  # the lease of a claim that waits in the store
+        self._hurrying: asyncio.Task[None] | None = None
         self._claims = 0
         self._ahead = 0
         self._measured = (0.0, 0)  # when, and how many were done then
@@ -69,6 +73,12 @@ class Claimer:
         self._room.set()
         if self._waiting is not None:
             self._waiting.cancel()
+        if self._patient is not None and self._waits_under:
+            self._hurrying = asyncio.get_running_loop().create_task(self._hurry(self._patient, self._waits_under))
+
+    async def _hurry(self, store: Patient, lease: str) -> None:
+        with contextlib.suppress(StoreError):  # then it ends when its time is over
+            await store.hurry(lease)
 
     async def run(self, slots: Slots) -> None:
         loop = asyncio.get_running_loop()
@@ -80,8 +90,12 @@ class Claimer:
                 await self._room.wait()
                 continue
             limit = min(limit, MOST_AT_ONCE)
+            waited = self._wait_ms
             claimed = await self._claim(limit)
-            self._measure(loop.time(), slots)
+            if waited:
+                self._measured = (loop.time(), slots.done)
+            else:
+                self._measure(loop.time(), slots)
             for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                 slots.feed(list(some))
             if len(claimed.deliveries) < limit and not self._stopping:
@@ -110,6 +124,8 @@ class Claimer:
         self.claiming(lease)
         while True:
             try:
+                if self._patient is not None and self._wait_ms:
+                    return await self._claim_within(self._patient, lease, limit, order)
                 return await self._store.claim(self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order=order)
             except StoreError as e:
                 log.warning("claim.failed: %s", e)
@@ -123,8 +139,19 @@ class Claimer:
             await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
+    async def _claim_within(self, store: Patient, lease: str, limit: int, order: ClaimOrder) -> Claimed:
+        wait_ms, self._wait_ms, self._waits_under = self._wait_ms, 0, lease
+        try:
+            return await store.claim_within(self._queues, lease=lease, limit=limit, for_ms=self._for_ms, order=order, wait_ms=wait_ms)
+        finally:
+            self._waits_under = ""
+
     async def _wait(self, next_ms: int | None) -> None:
+        """Until there may be something to claim; where a claim may wait in the store, that of the next one."""
         for_ms = self._poll_ms if next_ms is None else min(self._poll_ms, next_ms)
+        if self._patient is not None:
+            self._wait_ms = for_ms
+            return
         if not for_ms:
             return
         self._waiting = asyncio.get_running_loop().create_task(self._store.wait(self._queues, for_ms=for_ms))

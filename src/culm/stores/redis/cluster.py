@@ -148,8 +148,17 @@ class SlotLink:
         self.server = (await self._here.masters.link_of(self._slot)).server
         return [value(reply) for reply in replies]
 
-    async def wait(self, markers: Sequence[str], queues: Sequence[str], now: Word, *, for_ms: int) -> None:  # noqa: ARG002  # a message, not a marker
+    async def wait(
+        self,
+        markers: Sequence[str],  # noqa: ARG002  # a message, not a marker
+        queues: Sequence[str],
+        now: Word,
+        *,
+        for_ms: int,
+        then: tuple[str, Sequence[Word]] | None = None,
+    ) -> Reply:
         await self._here.wait(queues, for_ms=for_ms)
+        return None if then is None else await self.run(then[0], now, *then[1])
 
     def close(self) -> None:
         self._here.users.discard(self)

@@ -65,7 +65,7 @@ class Link:
             connection = await self.connection()
         reply = await connection.ask("EVALSHA", script.sha, 1, self._address.prefix, *words)
         if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith("NOSCRIPT"):  # flushed, or another server: it did not run
+            if _is_unknown(reply):
                 reply = await connection.ask("EVAL", script.text, 1, self._address.prefix, *words)
             self._judge(connection, reply)
         return value(reply)
@@ -86,24 +86,30 @@ class Link:
         if isinstance(reply, hiredis.ReplyError) and wants_another_server(str(reply)):
             connection.close("leads to a server that takes no writes")
 
-    async def wait(self, markers: Sequence[str], queues: Sequence[str], now: Word, *, for_ms: int) -> None:
-        """Until a marker is set, at most so long."""
+    async def wait(
+        self, markers: Sequence[str], queues: Sequence[str], now: Word, *, for_ms: int, then: tuple[str, Sequence[Word]] | None = None
+    ) -> Reply:
+        """Until a marker is set, at most so long.
+
+        `then` is a script and its words, which the server runs in the moment in which it wakes up; what that returns is returned.
+        """
         ends_at = self.loop.time() + for_ms / 1000
         connection = await self._spare_one(for_ms / 1000)
         if connection is None:
-            return
-        script = self._scripts["arm"]
+            return None if then is None else await self.run(then[0], now, *then[1])
         try:
-            armed = connection.ask("EVALSHA", script.sha, 1, self._address.prefix, now, *queues)
+            armed = self._start(connection, "arm", now, *queues)
             left_s = max(SHORTEST_S, ends_at - self.loop.time())
             popped = connection.ask("BZPOPMIN", *markers, f"{left_s:.3f}")
+            ran = None if then is None else self._start(connection, then[0], now, *then[1])
             async with asyncio.timeout(left_s + GRACE_S):
                 reply = await armed
-                if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                if _is_unknown(reply):
                     await self.run("arm", now, *queues)
                 else:
                     value(reply)
                 value(await popped)
+                reply = None if ran is None else await ran
         except TimeoutError:
             connection.close("did not answer")
             raise StoreUnavailable(f"{self._address} did not answer a wait in time") from None
@@ -114,6 +120,12 @@ class Link:
             self._spare.append(connection)
         else:
             connection.close()
+        if then is not None and _is_unknown(reply):
+            return await self.run(then[0], now, *then[1])
+        return value(reply)
+
+    def _start(self, connection: Connection, name: str, *words: Word) -> asyncio.Future[Reply]:
+        return connection.ask("EVALSHA", self._scripts[name].sha, 1, self._address.prefix, *words)
 
     # -- connecting -----------------------------------------------------------------------------------------------------------
 
@@ -256,6 +268,11 @@ class Link:
             self._connecting.cancel()
         for connection in self._open:
             connection.close()
+
+
+def _is_unknown(reply: Reply) -> bool:
+    """The server does not know the script: flushed, or another server. It did not run."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _drop(connection: Connection | None) -> None:

@@ -54,6 +54,7 @@ from culm.stores.redis.wire import Leases, Word
 log = logging.getLogger("culm.redis")
 
 PURGE_AT_ONCE = 2_000
+HURRY_MS = 1_000  # how long a claim that is yet to arrive finds that it is to hurry
 _STATES: dict[int, LeaseState] = {ord("h"): "held", ord("l"): "lost", ord("c"): "cancelled"}
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -165,7 +166,27 @@ class RedisStore:
         return wire.answers(letters)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
-        moment, next_ms, ids, blob, special = await self._run("claim", lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues))
+        return await self._granted(queues, lease, await self._run("claim", *self._asked(queues, lease, limit, for_ms, order)))
+
+    async def claim_within(
+        self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority", wait_ms: int
+    ) -> Claimed:
+        """The server keeps the claim behind its wait for a marker, on one connection."""
+        markers = [f"{self._prefix}m:{queue}" for queue in queues]
+        own, link = f"{self._prefix}w:{lease.rpartition('/')[0]}", self._here().link
+        claim = self._asked(queues, lease, limit, for_ms, order)
+        reply = await link.wait([*markers, own], queues, self.now(), for_ms=wait_ms, then=("claim", claim))
+        return await self._granted(queues, lease, reply)
+
+    async def hurry(self, lease: str) -> None:
+        own = f"{self._prefix}w:{lease.rpartition('/')[0]}"
+        await self._here().link.ask_all([("ZADD", own, 0, "1"), ("PEXPIRE", own, HURRY_MS)])
+
+    def _asked(self, queues: Sequence[str], lease: str, limit: int, for_ms: int, order: ClaimOrder) -> list[Word]:
+        return [lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues)]
+
+    async def _granted(self, queues: Sequence[str], lease: str, reply: Reply) -> Claimed:
+        moment, next_ms, ids, blob, special = reply
         if not ids:
             return Claimed([], int(next_ms) if next_ms else None)
         names, now = ids.decode().split("\n"), int(moment)

@@ -32,8 +32,10 @@ class Way(Protocol):
         """Replies to commands that go out at once."""
         ...
 
-    async def wait(self, markers: Sequence[str], queues: Sequence[str], now: Word, *, for_ms: int) -> None:
-        """Until a marker is set, at most so long."""
+    async def wait(
+        self, markers: Sequence[str], queues: Sequence[str], now: Word, *, for_ms: int, then: tuple[str, Sequence[Word]] | None = None
+    ) -> Reply:
+        """Until a marker is set, at most so long; `then` a script is run, and what it returns is returned."""
         ...
 
     def close(self) -> None: ...
