@@ -100,6 +100,14 @@ def as_delivered(data: bytes, *, job_id: str, queue: str) -> tuple[Job, str]:
         return job, "" if job.v > WIRE else str(e)  # newer bytes are not broken, only not for this worker
 
 
+def maybe_job(data: bytes, *, job_id: str) -> Job | None:
+    """The job in a row's bytes; None if there is none."""
+    try:
+        return decode_job(data, job_id=job_id)
+    except StoreError:
+        return None
+
+
 def _version(data: bytes) -> int:
     try:
         return _whole(_parts(data)[0])

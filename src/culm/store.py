@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from msgspec import Struct
 
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.outcome import Final, Outcome
 
 LeaseState: TypeAlias = Literal["held", "lost", "cancelled"]
@@ -150,6 +150,10 @@ class QueueCounts(Struct, frozen=True, gc=False, kw_only=True):
 
 class Reader(Protocol):
     async def job(self, job_id: str) -> JobView | None: ...
+
+    async def sent(self, job_id: str) -> Job | None:
+        """The job as it was sent, arguments and all. None: it is not known, or what is stored under its id is no job."""
+        ...
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         """Those that the leases still hold, as they were claimed: for a process that goes on in the place of one that died."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from culm.job import Job
@@ -14,7 +15,7 @@ def ids(desk: Desk, *options: str) -> list[str]:
 
 
 def filled(desk: Desk) -> None:
-    desk.die(Job(id="a", task="t"), Job(id="b", task="u"))
+    desk.die(Job(id="a", task="t", args=msgspec.msgpack.encode([1, {"who": "ä"}])), Job(id="b", task="u"))
     desk.die(Job(id="c", task="t", queue="mail"), outcome=Lost("three strikes"))
     desk.die(Job(id="d", task="t"), outcome=Failed(Fault("shop.Timeout", "no answer")))
 
@@ -52,6 +53,8 @@ def test_one_letter_is_shown_with_its_trace(desk: Desk) -> None:
     found = desk.culm("dead", "show", "a", "--json").json
     assert (found["error"], found["fault"]["trace"], found["claims"]) == ("ValueError: no way", "Traceback: no way", 1)
     assert desk.culm("dead", "show", "a").out.endswith("Traceback: no way\n")
+    assert (found["arguments"], found["dead_for"] >= 0) == ([1, {"who": "ä"}], True)
+    assert 'arguments  [1,{"who":"ä"}]\n' in desk.culm("dead", "show", "a").out
     assert "error      three strikes\n" in desk.culm("dead", "show", "c").out
 
 

@@ -15,6 +15,7 @@ from culm.cli.output import Exit, Quit, say, say_json
 from culm.cli.table import clipped, lines, span
 from culm.cli.target import store_app
 from culm.dead import DeadLetter, Filter
+from culm.errors import CulmError
 
 SHOWN = 20  # of a dry run
 BATCH = 500
@@ -171,12 +172,13 @@ async def _show(app: App, job_id: str, *, as_json: bool) -> int:
     async with app:
         letter = await app.dead.get(job_id)
         state = await app.store.job(job_id) if letter is None else None
+        arguments = None if letter is None else await _arguments(app, job_id)
     if letter is None:
         raise Quit(f"job {job_id} is no dead letter: {'it is not known' if state is None else f'it is {state.state}'}")
     if as_json:
-        say_json(shown(letter))
+        say_json(shown(letter) | {"arguments": arguments})
         return Exit.OK
-    for name, value in shown(letter).items():
+    for name, value in (shown(letter) | {"arguments": msgspec.json.encode(arguments).decode()}).items():
         if name in ("age", "dead_for"):
             say(f"{name:<10} {span(value * 1000)}")
         elif name != "fault":
@@ -184,6 +186,19 @@ async def _show(app: App, job_id: str, *, as_json: bool) -> int:
     if letter.fault is not None and letter.fault.trace:
         say(letter.fault.trace.rstrip())
     return Exit.OK
+
+
+async def _arguments(app: App, job_id: str) -> Any:
+    """What the task was called with, in the order of its parameters; why it cannot be shown, if it cannot."""
+    job = await app.store.sent(job_id)
+    if job is None:
+        return None
+    try:
+        arguments = msgspec.msgpack.decode(await app.payloads.open_arguments(job))
+        msgspec.json.encode(arguments)
+    except (CulmError, msgspec.MsgspecError, TypeError, ValueError, RecursionError) as e:
+        return f"cannot be shown: {e}"
+    return arguments
 
 
 async def _act(

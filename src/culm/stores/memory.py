@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.outcome import ENDINGS, FINAL
 from culm.store import (
     Absent,
@@ -115,6 +115,11 @@ class MemoryStore:
         with self._lock:
             row = self.tables.rows.get(job_id)
             return None if row is None else _view(row, self.tables.now())
+
+    async def sent(self, job_id: str) -> Job | None:
+        with self._lock:
+            row = self.tables.rows.get(job_id)
+            return None if row is None else row.job
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         with self._lock:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreUnavailable
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.store import (
     Absent,
     Claimed,
@@ -161,6 +161,9 @@ class Faulty:
 
     async def job(self, job_id: str) -> JobView | None:
         return await self._call("job", lambda: self._store.job(job_id))
+
+    async def sent(self, job_id: str) -> Job | None:
+        return await self._call("sent", lambda: self._store.sent(job_id))
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         return await self._call("deliveries", lambda: self._store.deliveries(held))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError, StoreUnavailable
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.store import (
     Absent,
     Claimed,
@@ -162,6 +162,9 @@ class PartitionedStore:
 
     async def job(self, job_id: str) -> JobView | None:
         return await self._at(self._place(job_id), lambda store: store.job(job_id))
+
+    async def sent(self, job_id: str) -> Job | None:
+        return await self._at(self._place(job_id), lambda store: store.sent(job_id))
 
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         return await self._at(self._place(job_id), lambda store: store.outcome(job_id, for_ms=for_ms))

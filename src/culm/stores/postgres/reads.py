@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from culm.commit import GLOBAL_SCOPE, Held
-from culm.job import Delivery, as_delivered, scope_of
+from culm.job import Delivery, Job, as_delivered, maybe_job, scope_of
 from culm.outcome import ENDINGS, FINAL, decode_outcome
 from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
 from culm.stores.postgres.link import Link
@@ -19,6 +19,11 @@ _ENDED = {state: n for n, state in _STATES.items()}
 async def views(link: Link, ids: list[str], now: int | None) -> list[JobView]:
     """Of those of them that exist, by id."""
     return [_view(row, now) for row in await link.rows("view", ids)] if ids else []
+
+
+async def sent(link: Link, job_id: str) -> Job | None:
+    rows = await link.rows("view", [job_id])
+    return maybe_job(rows[0]["job"], job_id=job_id) if rows else None
 
 
 def _view(row: Any, now: int | None) -> JobView:

@@ -22,7 +22,7 @@ import msgspec
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError, StoreUnavailable
-from culm.job import Delivery, as_delivered, scope_of
+from culm.job import Delivery, Job, as_delivered, scope_of
 from culm.store import (
     Absent,
     Claimed,
@@ -255,6 +255,9 @@ class PostgresStore:
     async def job(self, job_id: str) -> JobView | None:
         found = await reads.views(self._here().link, [job_id], self.now())
         return found[0] if found else None
+
+    async def sent(self, job_id: str) -> Job | None:
+        return await reads.sent(self._here().link, job_id)
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         return await reads.deliveries(self._here().link, held, self.now())

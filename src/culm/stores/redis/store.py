@@ -21,7 +21,7 @@ import msgspec
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import StoreError
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.store import (
     Absent,
     Claimed,
@@ -231,6 +231,11 @@ class RedisStore:
     async def job(self, job_id: str) -> JobView | None:
         found = await self._here().jobs.views([job_id])
         return found[0] if found else None
+
+    async def sent(self, job_id: str) -> Job | None:
+        record = await self._here().link.ask("HGET", f"{self._prefix}jobs", job_id)
+        job = read_record(job_id, record)[0]
+        return job if job.task else None
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         return await self._here().jobs.deliveries(held) if held else []

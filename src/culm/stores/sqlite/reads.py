@@ -6,7 +6,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from culm.commit import GLOBAL_SCOPE, Event, Record
-from culm.job import as_delivered, scope_of
+from culm.job import Job, as_delivered, maybe_job, scope_of
 from culm.outcome import ENDINGS, FINAL, decode_outcome
 from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
 from culm.stores.sqlite.flags import REPLAYED
@@ -19,6 +19,11 @@ _ENDED = {state: n for n, state in _STATES.items()}
 def job(connection: Connection, job_id: str, now: int) -> JobView | None:
     found = connection.execute(SQL["view_columns"] + " WHERE j.id = ?", (job_id,)).fetchone()
     return None if found is None else _view(found, now)
+
+
+def sent(connection: Connection, job_id: str) -> Job | None:
+    found = connection.execute(SQL["task_of"], (job_id,)).fetchone()
+    return None if found is None else maybe_job(found[0], job_id=job_id)
 
 
 def waits(connection: Connection, job_id: str, now: int) -> Waits:

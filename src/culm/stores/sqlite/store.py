@@ -18,7 +18,7 @@ import msgspec
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError
-from culm.job import Delivery
+from culm.job import Delivery, Job
 from culm.store import (
     Absent,
     Claimed,
@@ -158,6 +158,9 @@ class SqliteStore:
 
     async def job(self, job_id: str) -> JobView | None:
         return await self._reads.do(lambda connection: reads.job(connection, job_id, self._now()))
+
+    async def sent(self, job_id: str) -> Job | None:
+        return await self._reads.do(lambda connection: reads.sent(connection, job_id))
 
     async def deliveries(self, held: Sequence[Held]) -> list[Delivery]:
         return await self._reads.do(lambda connection: leasing.deliveries(connection, held, self._now()))

@@ -16,6 +16,21 @@ async def a_job_that_never_was_is_absent(bench: Bench) -> None:  # I4
 
 
 @case
+async def a_job_is_read_as_it_was_sent_while_it_is_known(bench: Bench) -> None:  # I7
+    job = Job(id="a", task="t", args=bytes(range(256)), priority=7, after_ms=40, keep_ms=50, headers={"who": "ä"})
+    expect(await bench.store.sent("a"), None, "before")
+    await bench.send(job)
+    expect(await bench.store.sent("a"), job)
+    bench.clock.advance(ms=40)
+    delivery = await bench.take("a")
+    expect(await bench.store.sent("a"), job, "while it runs")
+    await bench.finish(delivery, Failed(Fault("E", "m", "l")))
+    expect(await bench.store.sent("a"), job, "as a dead letter")
+    expect(await bench.store.discard(["a"]), 1)
+    expect(await bench.store.sent("a"), None, "after")
+
+
+@case
 async def a_view_shows_where_a_job_stands(bench: Bench) -> None:
     await bench.send(Job(id="a", task="t", queue="x", priority=7, topic="ended", after_ms=40))
     bench.clock.advance(ms=15)
