@@ -32,6 +32,7 @@ from culm.testing.cluster_plan import BEAT_MS, CLIENTS, GRACE_MS, HEAL_MS, LEASE
 from culm.testing.cluster_tasks import HISTORY, equip
 from culm.testing.faults import CALM, DriftingClock, Faulty, VirtualClock
 from culm.testing.faults import Plan as Faults
+from culm.testing.patience import PatientFaulty
 from culm.testing.virtual_loop import VirtualLoop, run
 from culm.worker.worker import Worker
 
@@ -96,7 +97,7 @@ class Cluster:
     def _node(self, name: str, *, knows_rare: bool = True, lies: bool = False, crash: Any = None) -> Node:
         seed = self.plan.seed
         faults = self.plan.faults if crash is None else Faults(crash=crash)
-        way = Faulty(self.store, Random(f"{seed}/{name}"), faults)
+        way = (Faulty, PatientFaulty)[seed % 2](self.store, Random(f"{seed}/{name}"), faults)
         clock = DriftingClock(self.clock, Random(f"{seed}/{name}/clock"), every_ms=1_500)
         rng = Random(f"{seed}/{name}/app")
         app = App(store=way, clock=clock, rng=rng, ids=Ids(clock, rng))

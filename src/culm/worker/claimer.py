@@ -26,6 +26,7 @@ MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+MOST_AFTER_A_WAIT = 8  # of a claim that waits in the store: a worker that stands still takes no more with it
 LAST_TRIES = 5  # of a claim that is under way when the worker stops: what it granted would be nobody's for the rest of the lease
 
 
@@ -89,8 +90,8 @@ class Claimer:
                 slots.low_water = self._ahead // 2
                 await self._room.wait()
                 continue
-            limit = min(limit, MOST_AT_ONCE)
             waited = self._wait_ms
+            limit = min(limit, MOST_AFTER_A_WAIT if waited else MOST_AT_ONCE)
             claimed = await self._claim(limit)
             if waited:
                 self._measured = (loop.time(), slots.done)
