@@ -151,8 +151,11 @@ def a_new_lease_after_a_lost_reply(patch: pytest.MonkeyPatch) -> None:
     async def claim(self: Claimer, limit: int) -> Claimed:
         while True:
             self._claims += 1
+            lease = f"{self._name}/{self._claims}"
             try:
-                return await self._store.claim(self._queues, lease=f"{self._name}/{self._claims}", limit=limit, for_ms=self._for_ms)
+                if self._patient is not None and self._wait_ms:
+                    return await self._claim_within(self._patient, lease, limit, "priority")
+                return await self._store.claim(self._queues, lease=lease, limit=limit, for_ms=self._for_ms)
             except StoreError:
                 if self._stopping:
                     return Claimed()
