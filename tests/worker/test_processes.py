@@ -29,8 +29,9 @@ def read(path: Path) -> str:
 
 
 async def written(path: Path) -> int:
-    while not (found := read(path)):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not (found := read(path)):
+            await asyncio.sleep(0.01)
     return int(found)
 
 
@@ -64,6 +65,7 @@ def test_a_coroutine_in_a_process_that_ran_another_sees_its_own_attempt_and_send
 def test_a_timeout_kills_the_process(tmp_path: Path) -> None:
     async def main() -> None:
         async with app, app.worker(children=1):
+            await (await apart.where.enqueue()).result(timeout=20)  # that it starts is part of the time
             handle = await apart.sleeps.using(timeout=1).enqueue(str(tmp_path / "pid"), 60)
             pid = await written(tmp_path / "pid")
             assert (await fault_of(handle)).startswith("TimeoutError: attempt 1 ran longer")

@@ -16,7 +16,7 @@ from culm.errors import StoreUnavailable
 from culm.stores.partitioned.crossing import Parcel, Split, split
 from culm.stores.partitioned.outbox import Outbox
 from culm.stores.partitioned.partition import Partition
-from culm.stores.partitioned.place import Place, place_of
+from culm.stores.partitioned.place import Place, place_of, place_of_job
 
 MOST_CLIENTS = 1_000  # of this process, whose last batch is remembered
 
@@ -26,7 +26,7 @@ class Planned(Struct, gc=False):
 
     split: Split
     refused: bool = False  # what crosses would conflict
-    settle: bool = False  # it records a global event, which relays may wait for
+    settle: frozenset[Place] = frozenset()  # where it may have released relays: by an event, or by a trigger that came after its events
 
 
 class Commits:
@@ -79,7 +79,10 @@ class Commits:
         return plans
 
     def _planned(self, c: Commit, name: str) -> Planned:
-        return Planned(split(c, name, len(self._partitions)), settle=any(not event.scope for event in c.emit))
+        n = len(self._partitions)
+        settle = {place_of("", n)} if any(not event.scope for event in c.emit) else set()
+        settle.update(place for t in c.triggers if (place := place_of(t.scope, n)) != place_of_job(t.job_id, n))
+        return Planned(split(c, name, n), settle=frozenset(settle))
 
     async def _conflicts(self, crossing: Split) -> bool:
         """Whether a part that crosses would be refused where it goes. What cannot be known, or changes, is the outbox's affair."""
@@ -119,8 +122,8 @@ class Commits:
         crossing = [p.split for p in applied if p.split.outbox]
         if crossing:
             await asyncio.gather(*(self._outbox.deliver_at_once(c.outbox, c.parcels) for c in crossing))
-        if any(p.settle for p in applied):
-            await self._outbox.settle(place_of("", len(self._partitions)))
+        for place in set().union(*(p.settle for p in applied)):
+            await self._outbox.settle(place)
 
 
 def _refused(c: Commit, crossing: Split) -> Planned:

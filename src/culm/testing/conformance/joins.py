@@ -150,6 +150,15 @@ async def a_join_may_wait_for_the_global_scope(bench: Bench) -> None:
 
 
 @case
+async def a_join_may_wait_for_what_happened_in_the_global_scope_before(bench: Bench) -> None:  # I16
+    await bench.emit("", "open", "x")
+    for n in range(4):  # wherever their roots lie
+        join = Job(id=f"r{n}~join", task="t", after_ms=None)
+        await bench.do(send=[join], triggers=[Trigger(join.id, "", (("open", 1),), 1)])
+        expect(await bench.due_in_ms(join.id), 0, join.id)
+
+
+@case
 async def a_release_while_leased_makes_the_suspended_job_due_at_once(bench: Bench) -> None:  # I14, I16
     await bench.send(Job(id="r", task="t"))
     for outcome in (Suspended(), Suspended(60_000)):
