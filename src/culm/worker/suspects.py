@@ -1,5 +1,9 @@
 """Who killed a worker process? Whoever ran in it is suspect, and runs again alone; a death while it ran alone is a strike.
 
+Alone means: in a process apart, and as the first that ever ran there. What ran there before may have left a thread that goes on, or memory
+behind, and so may whatever a usual process has done: such a death is nobody's strike. Who dies so goes to the end, and is the first in a
+process sooner or later: each such death follows the end of another suspect.
+
 What had not begun is given back at once, since its lease is known. After three strikes a job is lost, with the reason; a job that
 only stood by is never lost. Pure: the supervisor asks here, and passes the orders on.
 """
@@ -26,7 +30,7 @@ class Suspects:
 
     def died(self, seen: Seen, how: str, *, apart: bool) -> Order:
         """A process died that held these. Returns what any living one is to do; `waiting` is for those that run jobs apart."""
-        alone = len(seen.running) == 1
+        alone = apart and seen.first and len(seen.running) == 1
         lost: list[tuple[Held, str]] = []
         if apart:  # the others there were suspects, and still are
             self.waiting |= {held.job_id: held for held in seen.claimed}
