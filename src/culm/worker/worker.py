@@ -207,9 +207,10 @@ class Worker:
             if self._heart_kind == "thread":
                 self._heart.ask_to_stop()
             self._threads.close()
-            self._children.close()
+            self._children.kill()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._children.ended()
         if self._heart_kind == "thread":
             await self._heart.stopped()
         if self._endpoint is not None:
