@@ -17,7 +17,7 @@ from culm.commit import Commit, Committed, Held
 from culm.errors import StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Released
-from culm.store import FullStore
+from culm.store import FullStore, TellsGrants
 from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
@@ -117,10 +117,8 @@ class Obedience:
             part = order.give_back[start : start + AT_ONCE]
             back += await self._until_answered(partial(self._store.deliveries, part))
         if order.claiming:
-            lease = order.claiming
-            claimed = await self._until_answered(lambda: self._store.claim(self._queues, lease=lease, limit=1, for_ms=SHORT_MS))
             known = {d.job.id for d in back}
-            back += [d for d in claimed.deliveries if d.job.id not in known]
+            back += [d for d in await self._until_answered(partial(self._granted, order.claiming)) if d.job.id not in known]
         ends = [Commit(fence=held, outcome=Lost(reason)) for held, reason in order.lost]
         ends += [Commit(fence=Held(d.job.id, d.lease), outcome=Released()) for d in back]
         for answer in await asyncio.gather(*map(self._submit, ends), return_exceptions=True):
@@ -138,6 +136,11 @@ class Obedience:
             deliveries.sort(key=lambda d: place[d.job.id])  # who was told to be the first is
             for _, some in groupby(deliveries, lambda d: d.lease):
                 self._slots.feed(list(some))
+
+    async def _granted(self, lease: str) -> list[Delivery]:
+        if isinstance(self._store, TellsGrants):
+            return await self._store.granted(lease)
+        return list((await self._store.claim(self._queues, lease=lease, limit=1, for_ms=SHORT_MS)).deliveries)
 
     async def _hold(self, held: Sequence[Held]) -> None:
         for start in range(0, len(held), AT_ONCE):
