@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -176,3 +177,23 @@ def test_a_process_that_is_larger_than_it_may_be_when_it_starts_is_not_replaced_
     assert place.spare_bytes(100) == 100
     place._first_rss = 150
     assert place.spare_bytes(100) == 250
+
+
+@pytest.mark.parametrize("what", ["subprocess.Popen", "culm.worker.place.BoardReader", "mmap.mmap"])
+def test_a_process_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no more of it")
+
+    monkeypatch.setattr(what, fails)
+    place = Place("1", ["true"], concurrency=1)
+    before = -1
+    for _ in range(5):
+        with pytest.raises(OSError, match="no more of it"):
+            place.start()
+        assert select.select([place.ready_fd], [], [], 0)[0]  # else nobody would ever close it
+        place.hear_ready()
+        assert not place.listening
+        gc.collect()
+        opened = len(os.listdir("/proc/self/fd"))
+        before = opened if before < 0 else before
+        assert opened == before

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from culm.commit import Held
 from culm.worker.board import Seen
+from culm.worker.orders import Order
 from culm.worker.suspects import STRIKES, Suspects
 
 
@@ -80,3 +81,13 @@ def test_whom_nobody_took_up_is_suspect_still() -> None:
 def test_a_claim_whose_answer_was_heard_is_not_asked_for_again() -> None:
     order = Suspects().died(Seen(held("a"), [], "w/1"), "exit code 1", apart=False)
     assert order.claiming == ""  # else the suspect would be given back, too
+
+
+def test_who_became_suspect_anew_is_known_by_the_lease_of_then() -> None:
+    """The board of a process apart shows what ended there, too."""
+    suspects = Suspects()
+    suspects.died(Seen([Held("a", "w/2")]), "exit code 1", apart=False)
+    suspects.died(Seen(held("b"), held("a")), "exit code 1", apart=True)
+    assert suspects.waiting["a"] == Held("a", "w/2")
+    suspects.not_taken(Order(run=held("a")))
+    assert suspects.waiting["a"] == Held("a", "w/2")

@@ -156,8 +156,12 @@ class BoardReader:
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self.fd = _shared_memory()
-        os.ftruncate(self.fd, _size(concurrency))
-        self._memory = mmap.mmap(self.fd, _size(concurrency), prot=mmap.PROT_READ)
+        try:
+            os.ftruncate(self.fd, _size(concurrency))
+            self._memory = mmap.mmap(self.fd, _size(concurrency), prot=mmap.PROT_READ)
+        except OSError:
+            os.close(self.fd)
+            raise
 
     def handed(self) -> None:
         os.close(self.fd)

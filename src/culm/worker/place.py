@@ -58,22 +58,26 @@ class Place:
         self._stuck: tuple[int, float] = (0, 0.0)  # the tick that was seen, and when first
 
     def start(self) -> None:
-        self.ready_fd, ready = os.pipe()
-        self._board = BoardReader(self._concurrency)
-        self._socket, orders = socket.socketpair()
-        self._socket.setblocking(False)
-        fds = [ready, self._board.fd, orders.fileno()]
-        leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
-        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
+        """Raises OSError: it cannot be, and nothing of it is left open but `ready_fd`, which says so."""
         self.ready = self.stopping = self.killed = self.drained = self.is_let_go = False
-        self.listening, self.kill_at, self._first_rss = True, None, 0
+        self.kill_at, self._first_rss = None, 0
         self._given, self._taken, self._unsent, self._stuck = [], 0, b"", (0, time.monotonic())
-        try:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self.ready_fd, ready = os.pipe()
+            theirs.callback(os.close, ready)
+            self._board = BoardReader(self._concurrency)
+            ours.callback(self._board.close)
+            theirs.callback(self._board.handed)
+            self._socket, orders = socket.socketpair()
+            ours.callback(self._socket.close)
+            theirs.enter_context(orders)
+            self._socket.setblocking(False)
+            fds = [ready, self._board.fd, orders.fileno()]
+            leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
+            env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
             self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-        finally:
-            os.close(ready)
-            self._board.handed()
-            orders.close()
+            ours.pop_all()
+        self.listening = True
         self.started = time.monotonic()
         log.info("supervisor.started: process %s, pid %d", self.name, self.process.pid)
 

@@ -36,6 +36,6 @@ def _members(leader: int) -> list[int]:
         except OSError:  # it has gone
             continue
         pid = int(entry.parent.name)
-        if pid != leader and int(fields[SESSION_FIELD]) == leader and fields[0] not in (b"Z", b"X"):
+        if pid != leader and len(fields) > SESSION_FIELD and int(fields[SESSION_FIELD]) == leader and fields[0] not in (b"Z", b"X"):
             found.append(pid)
     return found

@@ -10,6 +10,8 @@ only stood by is never lost. Pure: the supervisor asks here, and passes the orde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from culm.commit import Held
 from culm.worker.board import Seen
 from culm.worker.orders import Order
@@ -33,7 +35,7 @@ class Suspects:
         alone = apart and seen.first and len(seen.running) == 1
         lost: list[tuple[Held, str]] = []
         if apart:  # the others there were suspects, and still are
-            self.waiting |= {held.job_id: held for held in seen.claimed}
+            self._still(seen.claimed)
         for held in seen.running:
             self.waiting.pop(held.job_id, None)  # it goes to the end: others may be innocent
             strikes = self._strikes.pop(held.job_id, 0) + (1 if alone else 0)
@@ -53,7 +55,12 @@ class Suspects:
 
     def not_taken(self, order: Order) -> None:
         """A process died before it took up the order to run these."""
-        self.waiting |= {held.job_id: held for held in order.run}
+        self._still(order.run)
+
+    def _still(self, suspects: Sequence[Held]) -> None:
+        """Some may have ended, and have become suspect anew under another lease: that one counts."""
+        for held in suspects:
+            self.waiting.setdefault(held.job_id, held)
 
     def take(self, parts: int) -> list[Order]:
         """Who runs alone now, in so many processes at most."""

@@ -158,7 +158,7 @@ class Worker:
             tally=Tally(self.queues),
             hungry=self._claimer.hungry,
             board=self._board,
-            apart=leash is not None and leash.apart,
+            apart=self._is_apart,
             watch=None if meter is None else meter.around,
         )
         self._endpoint = None if meter is None else self._serve(meter)
@@ -182,8 +182,11 @@ class Worker:
         log.info("worker.started: %s, queues %s, concurrency %d", self.name, ", ".join(self.queues), self._concurrency)
 
     def _obedient(self, board: Board) -> Obedience:
-        submit = self._gatherer.submit
-        return Obedience(self._store, self._slots, self.queues, submit, board.took_order, self._suspected, lease_ms=self._lease_ms)
+        def took() -> None:
+            self._show_on(board)  # first what it is to run, or it would look idle
+            board.took_order()
+
+        return Obedience(self._store, self._slots, self.queues, self._gatherer.submit, took, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
         """Stop gracefully: at most the grace long, or until `hurry`."""
@@ -317,18 +320,23 @@ class Worker:
         await beat(self, self._store, every_ms=self._beat_ms, lease_ms=self._lease_ms, pause=pause)
 
     async def _tick(self) -> None:
-        apart = self.leash is not None and self.leash.apart
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
             if self._board is not None:
-                left = len(self.held()) if apart else 0  # only there is it asked for
-                self._board.tick(self._slots.done, left, self._threads.leaked)
+                self._show_on(self._board)
             now = self._loop.time()
             self._slots.scan(now)
             self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
-            if not apart and self._slots.release_stale():
+            if not self._is_apart and self._slots.release_stale():
                 self._claimer.slow()
+
+    @property
+    def _is_apart(self) -> bool:
+        return self.leash is not None and self.leash.apart
+
+    def _show_on(self, board: Board) -> None:
+        board.tick(self._slots.done, len(self.held()) if self._is_apart else 0, self._threads.leaked)  # left: only there is it asked for
 
     async def _news(self) -> None:
         """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""
