@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from culm.worker.board import BoardReader
+from culm.worker.ending import has_ended
 from culm.worker.leash import LEASH, PARENT, READY_FD, SHOW
 from culm.worker.orders import Order, encode_order
 from culm.worker.session import kill_session
@@ -208,14 +209,16 @@ class Place:
 
     def reap(self) -> int | None:
         """Its exit code, once, when it has ended; `board` can still be read."""
-        if self.process is None or (code := _reaped(self.process)) is None:
+        if self.process is None or not has_ended(self.pid):
             return None
-        self.process = None
         self.hear_ready()
         self.hear()
         assert self._socket is not None
         self._socket.close()
         self.listening = False
+        if not self.drained:  # it did not stop: what it has started goes with it, while it still has its number
+            kill_session(self.pid)
+        code, self.process = self.process.poll(), None
         return code
 
     def next_pause(self, now: float) -> float:
@@ -224,12 +227,3 @@ class Place:
             self._pause_s = FIRST_PAUSE_S
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
         return pause
-
-
-def _reaped(process: subprocess.Popen[bytes]) -> int | None:
-    """Its exit code when it has ended. If it did not end well, what it has started goes with it, while it still has its number."""
-    with contextlib.suppress(ChildProcessError):
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is not None and (ended.si_code != os.CLD_EXITED or ended.si_status):
-            kill_session(process.pid)
-    return process.poll()
