@@ -314,8 +314,8 @@ class Laned(Protocol):
 class TellsGrants(Protocol):
     """A store that makes several claims of one: asking it once more under that lease elsewhere does not find all."""
 
-    async def granted(self, lease: str) -> list[Delivery]:
-        """What a claim under that lease still holds, of a claimer that has gone. Parts that are away are left out.
+    async def granted(self, queues: Sequence[str], *, lease: str) -> list[Delivery]:
+        """What a claim from these queues under that lease still holds, of a claimer that has gone. Parts that are away are left out.
 
         Raises StoreUnavailable: none of them answered.
         """

@@ -149,14 +149,14 @@ def test_all_that_the_last_claim_of_a_dead_process_was_granted_is_found_from_ano
         await world.send(more)
         assert len({h.lease for h in held}) > 1
         other = PartitionedStore(world.partitions, patience_s=PATIENCE_S)
-        found = await other.granted(f"w/{world.numbers - 1}")
+        found = await other.granted(["default"], lease=f"w/{world.numbers - 1}")
         assert sorted((d.job.id, d.lease) for d in found) == sorted((h.job_id, h.lease) for h in held)
         world.partitions[1].away = True
-        assert {d.job.id for d in await other.granted(f"w/{world.numbers - 1}")} < {h.job_id for h in held}
+        assert {d.job.id for d in await other.granted(["default"], lease=f"w/{world.numbers - 1}")} < {h.job_id for h in held}
         for partition in world.partitions:
             partition.away = True
         with pytest.raises(StoreUnavailable):
-            await other.granted("w/1")
+            await other.granted(["default"], lease="w/1")
 
     run(test())
 

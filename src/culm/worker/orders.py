@@ -139,7 +139,7 @@ class Obedience:
 
     async def _granted(self, lease: str) -> list[Delivery]:
         if isinstance(self._store, TellsGrants):
-            return await self._store.granted(lease)
+            return await self._store.granted(self._queues, lease=lease)
         return list((await self._store.claim(self._queues, lease=lease, limit=1, for_ms=SHORT_MS)).deliveries)
 
     async def _hold(self, held: Sequence[Held]) -> None:

@@ -28,7 +28,6 @@ STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
 MOST_CLAIMERS = 1_000  # of this process, remembered
 MOST_TIMES = 5  # one claim asks one partition
-NOBODYS = "culm nobody"  # a queue without jobs: no name of a user's holds a space
 
 Asked: TypeAlias = "asyncio.Task[Claimed | StoreError]"
 
@@ -291,17 +290,18 @@ class Claims:
             await round_.give_back()
         return Claimed(round_.found, round_.next_ms())
 
-    async def granted(self, lease: str) -> list[Delivery]:
+    async def granted(self, queues: Sequence[str], lease: str) -> list[Delivery]:
         """What a claimer that has gone, in whichever process, was granted under that lease. Raises StoreUnavailable: no partition answered.
 
         Each partition is asked under all names that the claim may have had there; it grants nothing, whatever is due.
+        What came from the outbox is there, too: given back, it goes on at once.
         """
         names = [_nth_lease(lease, times) for times in range(1, MOST_TIMES + 1)]
 
         async def held(partition: Partition) -> list[Delivery]:
             partition.refuse_while_away()
             store = await partition.store()
-            found = [await partition.ask(store.claim([NOBODYS], lease=name, limit=1, for_ms=1)) for name in names]
+            found = [await partition.ask(store.claim((*queues, OUTBOX), lease=name, limit=0, for_ms=1)) for name in names]
             return [d for claimed in found for d in claimed.deliveries]
 
         answers = await asyncio.gather(*map(held, self._partitions), return_exceptions=True)
