@@ -29,6 +29,7 @@ from culm.errors import (
     TaskLost,
     TimedOut,
     TooManyEffects,
+    TreeGrows,
     UnknownTask,
 )
 from culm.handle import Handle, Progress
@@ -92,6 +93,7 @@ __all__ = [
     "TaskLost",
     "TimedOut",
     "TooManyEffects",
+    "TreeGrows",
     "UnknownTask",
     "__version__",
     "current",

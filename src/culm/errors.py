@@ -62,6 +62,19 @@ class PartlySent(CulmError):
         self.sent = sent
 
 
+class TreeGrows(CulmError):
+    """A tree started jobs faster, or for longer, than they were cancelled: `asked` were asked to stop, `left` had not ended at last."""
+
+    def __init__(self, root: str, asked: list[str], left: list[str]) -> None:
+        super().__init__(
+            f"the tree of job {root} still grows: {len(asked):,} jobs were asked to stop, and {len(left):,} had not ended at last, such as "
+            f"{left[0] if left else root}; stop what goes on starting them (pause its queue, or stop its workers), and cancel again"
+        )
+        self.root = root
+        self.asked = asked
+        self.left = left
+
+
 class NotAuthentic(CulmError):
     """A message is not sealed as this app's keys demand. Nothing of it was decoded."""
 

@@ -173,6 +173,7 @@ class Handle(Generic[R]):
 
         Raises:
             ValueError: tree=True for a job that is itself part of a tree.
+            TreeGrows: after a minute the tree still starts jobs; it says which are left.
         """
         self._refuse_pending()
         if tree:

@@ -314,6 +314,18 @@ class Laned(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsGrants(Protocol):
+    """A store that makes several claims of one: asking it once more under that lease elsewhere does not find all."""
+
+    async def granted(self, queues: Sequence[str], *, lease: str) -> list[Delivery]:
+        """What a claim from these queues under that lease still holds, of a claimer that has gone. Parts that are away are left out.
+
+        Raises StoreUnavailable: none of them answered.
+        """
+        ...
+
+
 class LanedStore(Store, Laned, Protocol):
     """A store whose commits are gathered for each lane apart."""
 

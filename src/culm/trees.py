@@ -1,4 +1,8 @@
-"""Cancel a job and all that it started, and what these start meanwhile: until nothing of the scope is left that was not asked to stop."""
+"""Cancel a job and all that it started, and what these start meanwhile: until nothing of the scope is left that was not asked to stop.
+
+The root and those that run come first, since they start others; while new ones are found there is no pause. Who is asked is open, and ends
+at once, or runs, and ends within moments: what grows then grows for want of nobody who listens, and that is said after a while.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from culm.commit import Commit
+from culm.errors import TreeGrows
 from culm.job import scope_of
 from culm.store import JobView
 
@@ -14,16 +19,17 @@ if TYPE_CHECKING:
 
 PAGE = 1_000
 PAUSE_S = 0.1  # between two looks: whoever runs may be about to start more
-PATIENCE_S = 10.0  # with those that run and do not listen
+PATIENCE_S = 10.0  # with those that run and do not listen, after the last that was found
+GROWTH_S = 60.0  # so long new ones are looked for
 
 
 async def cancel_tree(app: App, root: str) -> set[str]:
-    """The ids of those that were asked to stop. Raises ValueError: not a root. StoreError, StoreUnavailable."""
+    """The ids of those that were asked to stop. Raises ValueError: not a root. TreeGrows, StoreError, StoreUnavailable."""
     if scope_of(root) != root:
         raise ValueError(f"job {root} is part of the tree of {scope_of(root)}, and only a whole tree can be cancelled; say that id")
     asked: set[str] = set()
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + PATIENCE_S
+    now = asyncio.get_running_loop().time
+    grows_until, ends_at = now() + GROWTH_S, now() + PATIENCE_S
     while True:
         left = await _unfinished(app, root)
         new = [view.id for view in left if view.id not in asked]
@@ -32,9 +38,12 @@ async def cancel_tree(app: App, root: str) -> set[str]:
         if new:
             asked.update(new)
             await app.tell_cancelled(new)
-        elif not left or loop.time() > ends_at:
+            if now() > grows_until:
+                raise TreeGrows(root, sorted(asked), [view.id for view in left])
+            ends_at = now() + PATIENCE_S
+        elif not left or now() > min(ends_at, grows_until):
             return asked
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(0 if new else PAUSE_S)
 
 
 async def _unfinished(app: App, root: str) -> list[JobView]:
@@ -45,4 +54,4 @@ async def _unfinished(app: App, root: str) -> list[JobView]:
         after = page[-1].id
         if len(page) < PAGE:
             break
-    return found
+    return sorted(found, key=lambda view: (view.id != root, view.state != "leased"))

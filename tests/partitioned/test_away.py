@@ -137,6 +137,30 @@ def test_what_a_lost_reply_granted_comes_with_a_later_claim() -> None:
     run(test())
 
 
+def test_all_that_the_last_claim_of_a_dead_process_was_granted_is_found_from_another() -> None:
+    """From each partition, also what one gave when it was asked a second time; and nothing else is granted for it."""
+
+    async def test() -> None:
+        world = World()
+        ids = [root_in(place, f"{n}-{i}-") for n in range(6) for i, place in enumerate((0, 1, 1, 1, 2))]
+        await world.send(*ids)
+        held = await world.claim(limit=25)
+        more = root_in(1, "later-")
+        await world.send(more)
+        assert len({h.lease for h in held}) > 1
+        other = PartitionedStore(world.partitions, patience_s=PATIENCE_S)
+        found = await other.granted(["default"], lease=f"w/{world.numbers - 1}")
+        assert sorted((d.job.id, d.lease) for d in found) == sorted((h.job_id, h.lease) for h in held)
+        world.partitions[1].away = True
+        assert {d.job.id for d in await other.granted(["default"], lease=f"w/{world.numbers - 1}")} < {h.job_id for h in held}
+        for partition in world.partitions:
+            partition.away = True
+        with pytest.raises(StoreUnavailable):
+            await other.granted(["default"], lease="w/1")
+
+    run(test())
+
+
 def test_a_slow_partition_holds_up_no_claim_and_what_it_grants_comes_with_the_next() -> None:
     async def test() -> None:
         world, loop = World(), asyncio.get_running_loop()

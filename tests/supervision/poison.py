@@ -4,7 +4,9 @@ import ctypes
 import mmap
 import os
 import re
+import subprocess
 import time
+from pathlib import Path
 
 from culm import App
 
@@ -61,6 +63,32 @@ async def loops() -> None:
 @app.task(timeout=60)
 async def blocks(seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  # that is the point
+
+
+@app.task(timeout=60)
+async def naps(path: str, seconds: float) -> str:
+    """Says in that file which process it naps in."""
+    import asyncio
+
+    Path(path).write_text(str(os.getpid()), encoding="ascii")  # noqa: ASYNC240  # it is quick
+    await asyncio.sleep(seconds)
+    return path
+
+
+@app.task(timeout=60)
+async def starts(folder: str) -> None:
+    """Starts programs that outlive whoever does not kill them, and blocks its process."""
+    for n, group in enumerate((None, 0)):
+        program = subprocess.Popen(["sleep", "600"], process_group=group)  # noqa: ASYNC220
+        (Path(folder) / f"{os.getpid()}-{n}").write_text(str(program.pid), encoding="ascii")
+    time.sleep(60)  # noqa: ASYNC251
+
+
+@app.task
+def orphans() -> int:
+    """The pid of one whose parent ends at once."""
+    shell = subprocess.run(["sh", "-c", "sleep 0.2 >/dev/null & echo $!"], check=True, capture_output=True)
+    return int(shell.stdout)
 
 
 POISON = (leaves, faults, grows, loops)

@@ -33,9 +33,10 @@ class Supervised:
         app._latest = None
         return app
 
-    def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "culm", "worker", "tests.supervision.poison:app", *options, "--url", self.url]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
+    def start(self, *options: str, program: str = "culm", module: str = "poison", **variables: str) -> None:
+        """`program`: a module that runs culm's command line."""
+        command = [sys.executable, "-m", program, "worker", f"tests.supervision.{module}:app", *options, "--url", self.url]
+        env = os.environ | {"PYTHONPATH": str(ROOT)} | variables
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -65,10 +66,18 @@ class Supervised:
         assert found is not None
         return int(found[1])
 
-    def stop(self) -> int:
+    def ask_to_stop(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None
         return self._process.wait(WITHIN_S)
+
+    def stop(self) -> int:
+        self.ask_to_stop()
+        return self.ended()
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:

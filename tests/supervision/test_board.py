@@ -15,8 +15,8 @@ def made(concurrency: int = 3) -> tuple[Board, BoardReader]:
 
 def test_an_empty_board_shows_nothing() -> None:
     _, reader = made()
-    assert reader.head() == Head(0, 0, 0, 0)
-    assert reader.seen() == Seen([], [], "")
+    assert reader.head() == Head(0, 0, 0, 0, 0, 0)
+    assert reader.seen() == Seen([], [], "", first=True)
 
 
 def test_what_runs_is_shown_until_it_ends() -> None:
@@ -81,7 +81,20 @@ def test_the_head_says_how_the_process_is() -> None:
     assert reader.seen().claiming == "w/17"
     board.took_order()
     assert reader.head().orders == 1
-    board.tick(7, 2)
+    board.tick(7, 2, 3)
     head = reader.head()
-    assert (head.done, head.orders, head.left) == (7, 1, 2)
+    assert (head.done, head.orders, head.left, head.leaked, head.begun) == (7, 1, 2, 3, 0)
     assert head.ticked_ms > 0
+
+
+def test_it_is_known_whether_something_ran_before() -> None:
+    board, reader = made(1)
+    board.claimed("w/1", ["a", "b"], in_buffer=1)
+    slot = board.begin("w/1", "a")
+    assert reader.seen().first
+    board.end(slot)
+    board.tick(1, 1)
+    board.begin("w/1", "b")
+    assert reader.seen().running == [Held("b", "w/1")]
+    assert not reader.seen().first
+    assert reader.head().begun == 2

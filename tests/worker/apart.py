@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -98,3 +99,18 @@ async def forks(n: int) -> str:
 @app.task(runs_in="process")
 def gives(what: str) -> object:
     return object() if what == "object" else b"x" * (2 << 20)
+
+
+@app.task(runs_in="process")
+def starts(path: str, then: str) -> None:
+    """Starts a program of its own, which outlives it unless somebody ends it."""
+    program = subprocess.Popen(["sleep", "600"])
+    Path(path).write_text(str(program.pid), encoding="ascii")
+    match then:
+        case "leave":
+            os._exit(3)
+        case "hang up":
+            os.closerange(3, 64)
+            time.sleep(60)
+        case _:
+            time.sleep(60)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from culm import App, TaskCancelled, current
+from culm import App, TaskCancelled, TreeGrows, current
 
 app = App()
 
@@ -78,5 +80,41 @@ def test_a_whole_tree_is_cancelled_with_what_is_sent_meanwhile(tmp_path: Path, u
             assert await other.status() == "open"
             with pytest.raises(ValueError, match="only a whole tree can be cancelled"):
                 await tree.job(views[-1].id, grows).cancel(tree=True)
+
+    asyncio.run(main())
+
+
+@tree.task
+async def weed(until: str) -> None:
+    """Does not listen, and starts others until a file is there."""
+    while not os.path.exists(until):  # noqa: ASYNC240  # it is quick
+        with contextlib.suppress(asyncio.CancelledError):
+            await grows.using(now=True, delay=60).enqueue(0)
+            await asyncio.sleep(0.01)
+
+
+def test_a_tree_that_grows_for_longer_than_it_is_cancelled_is_an_error_that_says_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("culm.trees.GROWTH_S", 1.0)
+    tree.url = f"sqlite:///{tmp_path}/jobs.db"
+
+    async def main() -> None:
+        async with tree, tree.worker(lease=300, heartbeat=100, grace=5):
+            root = await weed.enqueue(str(tmp_path / "enough"))
+            while len(await tree.store.jobs(scope=root.id)) < 5:
+                await asyncio.sleep(0.01)
+            try:
+                async with asyncio.timeout(20):
+                    with pytest.raises(TreeGrows, match="still grows") as grown:
+                        await root.cancel(tree=True)
+            finally:
+                (tmp_path / "enough").touch()
+            assert grown.value.root == root.id
+            assert root.id in grown.value.asked
+            assert len(grown.value.left) >= 1
+            await root.cancel(tree=True)
+            states = {view.state for view in await tree.store.jobs(scope=root.id, limit=10_000)}
+            assert states <= {"cancelled", "succeeded"}
 
     asyncio.run(main())

@@ -234,3 +234,47 @@ def test_an_idle_process_that_died_does_no_harm_to_the_next_job() -> None:
             assert await (await apart.where.enqueue()).result(timeout=20) != first
 
     asyncio.run(main())
+
+
+def runs(pid: int) -> bool:
+    """Also somebody else's child, which may be a zombie for long."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text(encoding="utf-8")
+
+
+async def until_gone(pid: int) -> None:
+    async with asyncio.timeout(20):
+        while runs(pid):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("then", ["sleep", "leave", "hang up"])
+def test_what_a_task_started_is_killed_with_its_process(tmp_path: Path, then: str) -> None:
+    async def main() -> None:
+        async with app, app.worker(children=1):
+            handle = await apart.starts.using(timeout=5).enqueue(str(tmp_path / "pid"), then)
+            program = await written(tmp_path / "pid")
+            fault = await fault_of(handle)
+            assert ("ProcessDied" in fault) == (then != "sleep")
+            await until_gone(program)
+
+    asyncio.run(main())
+
+
+def test_a_killed_process_that_does_not_go_blocks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.killpg", lambda *_: None)  # as if it hung in the kernel
+
+    async def main() -> None:
+        async with app, app.worker(children=1):
+            handle = await apart.sleeps.using(timeout=1).enqueue(str(tmp_path / "pid"), 30)
+            pid = await written(tmp_path / "pid")
+            ticks = 0
+            asking = asyncio.ensure_future(fault_of(handle))
+            while not asking.done():
+                await asyncio.sleep(0.01)
+                ticks += 1
+            assert (await asking).startswith("TimeoutError")
+            assert ticks > 50
+            os.kill(pid, 9)
+
+    asyncio.run(main())

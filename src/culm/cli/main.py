@@ -65,6 +65,7 @@ def worker(
     heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
     grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
     stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
+    start_timeout: Annotated[Seconds, typer.Option(help="seconds that one of several processes may take to start")] = 60.0,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
     max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
     metrics: Metrics = None,
@@ -94,7 +95,16 @@ def worker(
     if processes > 1:
         with asking.usage():
             given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "url": url}
-            return _supervise(app, queue or [], given, concurrency=concurrency, processes=processes, max_rss=max_rss, metrics=address)
+            return _supervise(
+                app,
+                queue or [],
+                given,
+                concurrency=concurrency,
+                processes=processes,
+                start_timeout=start_timeout,
+                max_rss=max_rss,
+                metrics=address,
+            )
     if max_rss is not None and attached.leash is None:
         raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
     loaded = load_app(app, url)
@@ -113,6 +123,7 @@ def _supervise(
     *,
     concurrency: int,
     processes: int,
+    start_timeout: float,
     max_rss: int | None,
     metrics: Address | None,
 ) -> int:
@@ -131,6 +142,8 @@ def _supervise(
         concurrency=concurrency,
         grace_s=to_ms(options["grace"], "grace") / 1000,
         stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
+        start_s=to_ms(start_timeout, "start_timeout") / 1000,
+        beat_s=to_ms(options["heartbeat"], "heartbeat") / 1000,
         max_rss=None if max_rss is None else max_rss << 20,
         one_more=lambda number: jobs + ([] if metrics is None else [f"--metrics={metrics.of_place(number)}"]),
     ).run()

@@ -23,8 +23,10 @@ CLAIMS_BYTES = 4 << 20
 NAME_BYTES = 1_024  # number, length, lease and id; a longer pair is not shown
 KEPT_CLAIMS = 40  # beyond those that have jobs in the buffer: what they granted may run, or its commit be under way
 PLACES = 1 << 16  # of one claim
-_HEAD = struct.Struct("=QQQQ")  # the fields of Head
+_HEAD = struct.Struct("=QQQQQQ")  # the fields of Head
+_TICKED = struct.Struct("=QQQQQ")  # all but the last
 _ORDERS_AT = 16
+_BEGUN_AT = 40
 _NUMBER = struct.Struct("=Q")
 _FIRST_AT = _HEAD.size  # where the log begins
 _CLAIMING_AT = _FIRST_AT + _NUMBER.size
@@ -41,6 +43,8 @@ class Head(Struct, frozen=True):
     done: int  # attempts that ended
     orders: int  # orders that it took up
     left: int  # jobs that it holds, if it runs suspects
+    leaked: int  # threads that still run a job that was stopped
+    begun: int  # attempts that ever began
 
 
 class Seen(Struct, frozen=True):
@@ -49,6 +53,7 @@ class Seen(Struct, frozen=True):
     running: list[Held]
     claimed: list[Held] = []  # of late, without those that run
     claiming: str = ""  # the lease of its latest claim, whose answer it may not have heard
+    first: bool = False  # nothing ever ran there before what runs
 
 
 def _size(concurrency: int) -> int:
@@ -66,6 +71,7 @@ class Board:
         self._memory = mmap.mmap(fd, _size(concurrency))
         self._names_at = _SLOTS_AT + concurrency * _NUMBER.size
         self._slots = memoryview(self._memory)[_SLOTS_AT : self._names_at].cast("Q")
+        self._begun = memoryview(self._memory)[_BEGUN_AT : _BEGUN_AT + _NUMBER.size].cast("Q")
         self._free = list(range(concurrency))
         self._numbers: dict[str, dict[str, int]] = {}  # lease -> job id -> its number
         self._log: deque[tuple[str, int, bytes]] = deque()  # lease, where it lies, the block
@@ -73,8 +79,8 @@ class Board:
         self._claims = 0
         self._orders = 0
 
-    def tick(self, done: int, left: int) -> None:
-        _HEAD.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left)
+    def tick(self, done: int, left: int, leaked: int = 0) -> None:
+        _TICKED.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left, leaked)
 
     def took_order(self) -> None:
         self._orders += 1
@@ -123,6 +129,7 @@ class Board:
     def begin(self, lease: str, job_id: str) -> int:
         """The job runs. Returns its slot."""
         slot = self._free.pop()
+        self._begun[0] += 1
         try:
             self._slots[slot] = self._numbers[lease][job_id]
         except KeyError:  # its claim was forgotten while it waited
@@ -149,8 +156,12 @@ class BoardReader:
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self.fd = _shared_memory()
-        os.ftruncate(self.fd, _size(concurrency))
-        self._memory = mmap.mmap(self.fd, _size(concurrency), prot=mmap.PROT_READ)
+        try:
+            os.ftruncate(self.fd, _size(concurrency))
+            self._memory = mmap.mmap(self.fd, _size(concurrency), prot=mmap.PROT_READ)
+        except OSError:
+            os.close(self.fd)
+            raise
 
     def handed(self) -> None:
         os.close(self.fd)
@@ -176,7 +187,8 @@ class BoardReader:
         rest = dict.fromkeys(claimed.values())
         for held in running:
             rest.pop(held, None)
-        return Seen(running, list(rest), _read_name(self._memory, _CLAIMING_AT)[1])
+        first = len(running) == self.head().begun
+        return Seen(running, list(rest), _read_name(self._memory, _CLAIMING_AT)[1], first)
 
     def _log(self) -> dict[int, Held]:
         """What was claimed, by number."""

@@ -1,13 +1,19 @@
-"""Where `runs_in="process"` tasks run: in processes of their own, which are kept for the next job, and killed when theirs is stopped."""
+"""Where `runs_in="process"` tasks run: in processes of their own, which are kept for the next job, and killed when theirs is stopped.
+
+Each leads a group, which is killed with it: what its task has started does not outlive it. Nothing here blocks the loop: who was killed
+may take a while to go.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
@@ -19,7 +25,9 @@ from culm.decide import Told
 from culm.errors import ProcessDied, Reject, RetryLater
 from culm.task import AnyTask
 from culm.worker.child import Call, News, Raised, Reply, Returned, decode_reply, framed
-from culm.worker.ending import ending
+from culm.worker.ending import ending, has_ended
+
+LAST_S = 1.0  # who ended, or was killed, is waited for so long
 
 
 class Children:
@@ -39,12 +47,11 @@ class Children:
         attempt.ends_at = inf
         async with self._room:
             attempt.ends_at = 0.0  # its time begins now: the next scan says when it ends
-            process = self._one_that_lives() or await self._start()
+            process = await self._one_that_lives() or await self._start()
             try:
                 reply = await process.call(_call(attempt, task, args), attempt)
             except BaseException:
-                self._all.discard(process)
-                process.kill()
+                await self._end(process)
                 raise
             self._idle.append(process)
         if isinstance(reply, Raised):
@@ -54,14 +61,19 @@ class Children:
             effects.send, effects.emit, effects.triggers = reply.send, reply.emit, reply.triggers
         return msgspec.Raw(reply.value)
 
-    def _one_that_lives(self) -> _Process | None:
+    async def _one_that_lives(self) -> _Process | None:
         while self._idle:
             process = self._idle.pop()
             if process.lives():
                 return process
-            self._all.discard(process)
-            process.kill()
+            await self._end(process)
         return None
+
+    async def _end(self, process: _Process) -> None:
+        """Kill it. If it does not go yet, it is looked after when all end."""
+        process.kill()
+        if await process.ended() is not None:
+            self._all.discard(process)
 
     async def _start(self) -> _Process:
         ours, theirs = socket.socketpair()
@@ -73,11 +85,15 @@ class Children:
         self._all.add(child)
         return child
 
-    def close(self) -> None:
+    def kill(self) -> None:
         for process in self._all:
             process.kill()
-        self._all.clear()
         self._idle.clear()
+
+    async def ended(self) -> None:
+        """Those that were killed have gone, if the kernel lets them."""
+        await asyncio.gather(*(process.ended() for process in self._all))
+        self._all.clear()
 
 
 class _Process:
@@ -96,17 +112,35 @@ class _Process:
                     return reply
                 attempt.news = (reply.fraction, reply.note)
         except (asyncio.IncompleteReadError, ConnectionError):
-            code = await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
-            raise ProcessDied(f"the process of job {attempt.id} died: {ending(code)}") from None
+            await _until(lambda: has_ended(self._process.pid))  # or it has only closed its end
+            self.kill()
+            code = await self.ended()
+            how = "it was killed, and does not end" if code is None else ending(code)
+            raise ProcessDied(f"the process of job {attempt.id} died: {how}") from None
 
     def lives(self) -> bool:
-        return self._process.poll() is None and not self._reader.at_eof()
+        return not has_ended(self._process.pid) and not self._reader.at_eof()
 
     def kill(self) -> None:
+        """And what its task has started. It is not waited for."""
         self._writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
+        if self._process.returncode is None:  # else its number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def ended(self) -> int | None:
+        """Its exit code; None: it does not end."""
+        await _until(lambda: self._process.poll() is not None)
+        return self._process.returncode
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    """Polled: a thread that waits for a process could not be stopped, and would keep this one."""
+    loop, pause_s = asyncio.get_running_loop(), 0.001
+    ends_at = loop.time() + LAST_S
+    while not is_so() and loop.time() < ends_at:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.05)
 
 
 def _call(attempt: Attempt, task: AnyTask, args: bytes) -> Call:

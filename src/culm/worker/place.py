@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from culm.worker.board import BoardReader
+from culm.worker.ending import has_ended
 from culm.worker.leash import LEASH, PARENT, READY_FD, SHOW
 from culm.worker.orders import Order, encode_order
+from culm.worker.session import kill_session
 
 log = logging.getLogger("culm.worker")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 YOUNG_S = 10.0  # a process that lived longer is replaced as if it were the first to die
 SHOWN_S = 0.5  # a stuck process has so long to write down its stacks
+TICK_MS = 1_000  # who has not ticked for so long is not asked to do what another could
 
 
 class Place:
@@ -37,36 +40,46 @@ class Place:
         self.ready = False
         self.ready_fd = -1  # -1: it is ready, or gone
         self.start_at = 0.0
-        self.killed = False  # for being stuck or too large
+        self.killed = False  # or about to be, for being stuck or too large
+        self.kill_at: float | None = None  # not None: it may write down its stacks until then
         self._given: list[Order] = []  # to this process, without those that it was seen to have taken up
         self._taken = 0  # so many
         self.stopping = False  # it was asked to
+        self.drained = False  # it stops, and has said that it holds nothing any more
+        self.listening = False  # it reads orders
+        self.is_let_go = False  # it was told that no more orders come
         self._command = list(command)
         self._concurrency = concurrency
         self._board: BoardReader | None = None
         self._socket: socket.socket | None = None
         self._unsent = b""
-        self._started = 0.0
+        self.started = 0.0
+        self._first_rss = 0  # bytes, when it was ready
         self._pause_s = FIRST_PAUSE_S
         self._stuck: tuple[int, float] = (0, 0.0)  # the tick that was seen, and when first
 
     def start(self) -> None:
-        self.ready_fd, ready = os.pipe()
-        self._board = BoardReader(self._concurrency)
-        self._socket, orders = socket.socketpair()
-        self._socket.setblocking(False)
-        fds = [ready, self._board.fd, orders.fileno()]
-        leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
-        env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
-        self.ready = self.stopping = self.killed = False
+        """Raises OSError: it cannot be, and nothing of it is left open but `ready_fd`, which says so."""
+        self.ready = self.stopping = self.killed = self.drained = self.is_let_go = False
+        self.kill_at, self._first_rss = None, 0
         self._given, self._taken, self._unsent, self._stuck = [], 0, b"", (0, time.monotonic())
-        try:
-            self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
-        finally:
-            os.close(ready)
-            self._board.handed()
-            orders.close()
-        self._started = time.monotonic()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self.ready_fd, ready = os.pipe()
+            theirs.callback(os.close, ready)
+            self._board = BoardReader(self._concurrency)
+            ours.callback(self._board.close)
+            theirs.callback(self._board.handed)
+            self._socket, orders = socket.socketpair()
+            ours.callback(self._socket.close)
+            theirs.enter_context(orders)
+            self._socket.setblocking(False)
+            fds = [ready, self._board.fd, orders.fileno()]
+            leash = f"{self._board.fd},{orders.fileno()},{'apart' if self.apart else ''}"
+            env = os.environ | {PARENT: str(os.getpid()), READY_FD: str(ready), LEASH: leash}
+            self.process = subprocess.Popen(self._command, env=env, pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+            ours.pop_all()
+        self.listening = True
+        self.started = time.monotonic()
         log.info("supervisor.started: process %s, pid %d", self.name, self.process.pid)
 
     @property
@@ -77,8 +90,8 @@ class Place:
 
     @property
     def is_able(self) -> bool:
-        """It carries out orders."""
-        return self.ready and self.process is not None and not self.stopping and not self.killed
+        """It carries out orders; also while it stops."""
+        return self.ready and self.process is not None and self.listening and not self.killed and not self.is_let_go
 
     @property
     def pid(self) -> int:
@@ -91,6 +104,7 @@ class Place:
                 os.set_blocking(self.ready_fd, False)
                 self.ready = bool(os.read(self.ready_fd, 1)) or self.ready
                 self._stuck = (0, time.monotonic())
+                self._first_rss = self.rss_bytes()
             os.close(self.ready_fd)
             self.ready_fd = -1
 
@@ -111,6 +125,26 @@ class Place:
                 return
             except OSError:  # it died: that is about to be noticed
                 self._unsent = b""
+        if self.is_let_go:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def hear(self) -> None:
+        """It says that it has drained, or ends."""
+        assert self._socket is not None
+        try:
+            said = self._socket.recv(16)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        self.drained = self.drained or bool(said)
+        self.listening = bool(said)
+
+    def let_go(self) -> None:
+        """No more orders come: it may end."""
+        self.is_let_go = True
+        self.send()
 
     @property
     def has_unsent(self) -> bool:
@@ -123,6 +157,12 @@ class Place:
     def not_taken(self) -> list[Order]:
         """Orders that the process did not take up before it died."""
         return self._given[self.board.head().orders - self._taken :]
+
+    def load(self) -> tuple[bool, int]:
+        """Who has the least is the first to be asked: a loop that stands still comes last, then by orders that it did not take up yet."""
+        head = self.board.head()
+        stands = time.monotonic_ns() // 1_000_000 - head.ticked_ms > TICK_MS
+        return stands, self._taken + len(self._given) - head.orders
 
     def is_idle(self) -> bool:
         """It has carried out all orders, and runs nothing."""
@@ -143,37 +183,47 @@ class Place:
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def spare_bytes(self, most: int) -> int:
+        """How much it may take: `most`, but for one that takes as much when it starts; replacing that would never end."""
+        return most if self._first_rss < most else self._first_rss + most
+
     def stop(self) -> None:
         if self.process is not None:
             self.stopping = True
-            self.process.send_signal(signal.SIGTERM)
+            self._signal(signal.SIGTERM)
 
-    def show_and_kill(self) -> None:
-        """Let it write its stacks to stderr, even if C code never returns; then it is killed."""
-        assert self.process is not None
-        self.process.send_signal(SHOW)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(SHOWN_S)
-        self.kill()
+    def show(self, now: float) -> None:
+        """Let it write its stacks to stderr, even if C code never returns; at `kill_at` it is to be killed."""
+        self.killed, self.kill_at = True, now + SHOWN_S
+        self._signal(SHOW)
 
     def kill(self) -> None:
-        assert self.process is not None
-        self.killed = True
-        self.process.kill()
+        """It is not waited for: `reap` tells when it has gone, and kills what its tasks have started."""
+        self.killed, self.kill_at = True, None
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        """Nothing is reaped here, as Popen's own method does it: `reap` has to see it first."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def reap(self) -> int | None:
         """Its exit code, once, when it has ended; `board` can still be read."""
-        if self.process is None or (code := self.process.poll()) is None:
+        if self.process is None or not has_ended(self.pid):
             return None
-        self.process = None
         self.hear_ready()
+        self.hear()
         assert self._socket is not None
         self._socket.close()
+        self.listening = False
+        if not self.drained:  # it did not stop: what it has started goes with it, while it still has its number
+            kill_session(self.pid)
+        code, self.process = self.process.poll(), None
         return code
 
     def next_pause(self, now: float) -> float:
-        """Before it is replaced: longer each time, unless it did some work, or found a culprit."""
-        if now - self._started > YOUNG_S or self.board.head().done or (self.apart and self.ready):
+        """Before it is replaced: longer each time, unless it worked for a while, did some work, or found a culprit."""
+        if self.ready and (self.apart or now - self.started > YOUNG_S or self.board.head().done):
             self._pause_s = FIRST_PAUSE_S
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, LONGEST_PAUSE_S)
         return pause

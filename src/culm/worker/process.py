@@ -95,7 +95,12 @@ async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int) -> None:
     asked = asyncio.ensure_future(stop.wait())
     while not asked.done() and worker.failed is None:
         await asyncio.wait([asked], timeout=LOOK_S)
-        if worker.done >= max_jobs or worker.leaked >= MOST_LEAKED:
+        if worker.done >= max_jobs or (worker.leaked >= MOST_LEAKED and not _is_apart(worker)):
             log.info("worker.recycles: %d attempts done, %d threads leaked", worker.done, worker.leaked)
             break
     asked.cancel()
+
+
+def _is_apart(worker: Worker) -> bool:
+    """Its supervisor replaces it, when none of the suspects it was told to run is left there: by itself it would give them back to all."""
+    return worker.leash is not None and worker.leash.apart

@@ -44,6 +44,8 @@ class Slots:
     """Runs deliveries, at most `concurrency` at once.
 
     Args:
+        apart: these are suspects, who run one after another: each begins when the end of the former is written. If it kills the process
+            then, that end is not lost with it, or the two might run together for ever.
         watch: makes of what is called with each attempt's end what is called instead; that must not raise.
 
     Attributes:
@@ -61,6 +63,7 @@ class Slots:
         tally: Tally,
         hungry: Callable[[], None],
         board: Board | None = None,
+        apart: bool = False,
         watch: Callable[[End], End] | None = None,
     ) -> None:
         self._app = app
@@ -73,6 +76,8 @@ class Slots:
         self._base = contextvars.copy_context()
         self._hungry = hungry
         self._board = board
+        self._apart = apart
+        self._settling: asyncio.Task[None] | None = None
         self.concurrency = concurrency
         self.low_water = 0  # of the buffer; below it the claimer is told
         self.buffer: deque[Delivery] = deque()
@@ -120,8 +125,9 @@ class Slots:
         if self._board is not None:
             self._board.claimed(lease, [d.job.id for d in deliveries], in_buffer=len(self._fed_at))
         self._empty.clear()
-        for _ in range(min(self.free, len(buffer))):
-            self._start_next()
+        if self._settling is None:
+            for _ in range(min(self.free, len(buffer))):
+                self._start_next()
 
     def _start_next(self) -> None:
         """The oldest of the buffer runs. It is in the buffer until it is among the running: the heart asks at any moment."""
@@ -152,7 +158,11 @@ class Slots:
         del self.running[attempt]
         self.done += 1
         buffer = self.buffer
-        if buffer:
+        if self._apart:
+            self._settling = self._settling or self._loop.create_task(self._settle())
+            if not buffer:
+                self._empty.set()
+        elif buffer:
             self._start_next()
             if len(buffer) == self.low_water:
                 self._hungry()
@@ -160,6 +170,13 @@ class Slots:
             self._hungry()
             if not self.running:
                 self._empty.set()
+
+    async def _settle(self) -> None:
+        """Apart: what ended is written, then the next begins."""
+        await self._gatherer.flush()
+        self._settling = None
+        if self.buffer and not self.running:
+            self._start_next()
 
     def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
         """Deal with the commits of a batch that were not applied."""

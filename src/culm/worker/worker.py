@@ -1,7 +1,7 @@
 """A worker: claimer, slots, gatherer and heart, put together. It runs in this process; `supervisor.py` starts several processes of it.
 
 Order of a graceful stop: claim no more, give back what has not started, await what runs, give back what is left, let the last
-commits be answered, stop the heart.
+commits be answered, carry out what the supervisor still says, stop the heart.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class Worker:
         self.meter: Meter | None = None  # what it counts, if it serves metrics
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._obedience: Obedience | None = None
+        self._obeying: asyncio.Task[None] | None = None
         self._ticked = 0.0
         self._started_ms = 0
 
@@ -156,6 +158,7 @@ class Worker:
             tally=Tally(self.queues),
             hungry=self._claimer.hungry,
             board=self._board,
+            apart=self._is_apart,
             watch=None if meter is None else meter.around,
         )
         self._endpoint = None if meter is None else self._serve(meter)
@@ -168,7 +171,9 @@ class Worker:
         cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
         self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
         if leash is not None and self._board is not None:
-            self._tasks.append(loop.create_task(self._obedience(self._board).obey(leash.orders_fd), name="culm-orders"))
+            self._obedience = self._obedient(self._board)
+            self._obeying = loop.create_task(self._obedience.obey(leash.orders_fd), name="culm-orders")
+            self._tasks.append(self._obeying)
         if self._heart_kind == "thread":
             self._heart = ThreadHeart(self, self._connect, every_ms=self._beat_ms, lease_ms=self._lease_ms)
             self._heart.start()
@@ -176,9 +181,12 @@ class Worker:
             self._tasks.append(loop.create_task(self._beat_here(), name="culm-heart"))
         log.info("worker.started: %s, queues %s, concurrency %d", self.name, ", ".join(self.queues), self._concurrency)
 
-    def _obedience(self, board: Board) -> Obedience:
-        submit = self._gatherer.submit
-        return Obedience(self._store, self._slots, self.queues, submit, board.took_order, self._suspected, lease_ms=self._lease_ms)
+    def _obedient(self, board: Board) -> Obedience:
+        def took() -> None:
+            self._show_on(board)  # first what it is to run, or it would look idle
+            board.took_order()
+
+        return Obedience(self._store, self._slots, self.queues, self._gatherer.submit, took, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
         """Stop gracefully: at most the grace long, or until `hurry`."""
@@ -190,8 +198,11 @@ class Worker:
             if self.failed is not None:
                 log.error("claimer.failed: %r; what it claimed is given back", self.failed)
             await self._slots.drain(self._grace_s, self._hurry)
-            self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
-            await self._gatherer.flush()
+            await self._last_answers()
+            if self._obedience is not None and self._obeying is not None:
+                self._obedience.drained()
+                await asyncio.wait([self._obeying])  # what others left behind is for whoever still lives
+                await self._last_answers()
             await self._app.payloads.settle()
         finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
             for task in self._tasks:
@@ -199,15 +210,20 @@ class Worker:
             if self._heart_kind == "thread":
                 self._heart.ask_to_stop()
             self._threads.close()
-            self._children.close()
+            self._children.kill()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._children.ended()
         if self._heart_kind == "thread":
             await self._heart.stopped()
         if self._endpoint is not None:
             await self._endpoint.close()
             self._endpoint = None
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
+
+    async def _last_answers(self) -> None:
+        self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
+        await self._gatherer.flush()
 
     def hurry(self) -> None:
         """Let a stop that waits wait no more: release at once what still runs."""
@@ -304,17 +320,23 @@ class Worker:
         await beat(self, self._store, every_ms=self._beat_ms, lease_ms=self._lease_ms, pause=pause)
 
     async def _tick(self) -> None:
-        apart = self.leash is not None and self.leash.apart
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
             if self._board is not None:
-                self._board.tick(self._slots.done, len(self.held()) if apart else 0)  # only there is it asked for
+                self._show_on(self._board)
             now = self._loop.time()
             self._slots.scan(now)
             self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
-            if not apart and self._slots.release_stale():
+            if not self._is_apart and self._slots.release_stale():
                 self._claimer.slow()
+
+    @property
+    def _is_apart(self) -> bool:
+        return self.leash is not None and self.leash.apart
+
+    def _show_on(self, board: Board) -> None:
+        board.tick(self._slots.done, len(self.held()) if self._is_apart else 0, self._threads.leaked)  # left: only there is it asked for
 
     async def _news(self) -> None:
         """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""

@@ -27,6 +27,7 @@ BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
 MOST_CLAIMERS = 1_000  # of this process, remembered
+MOST_TIMES = 5  # one claim asks one partition
 
 Asked: TypeAlias = "asyncio.Task[Claimed | StoreError]"
 
@@ -104,7 +105,7 @@ class Round:
                 await self._share(places)
         while self.left() > 0:
             now, before = self._loop.time(), len(self.found)
-            more = [p for p in self._up() if (due := me.due_at.get(p)) is not None and due <= now]
+            more = [p for p in self._up() if (due := me.due_at.get(p)) is not None and due <= now and not self._is_tired(p)]
             touched = await self._share(more)
             if not more or (len(self.found) == before and not touched):
                 break
@@ -157,10 +158,11 @@ class Round:
         lease, times = self._me.names.get(place, ("", 0))
         times = times + 1 if lease == self._asked.lease else 1
         self._me.names[place] = (self._asked.lease, times)
-        if times == 1:
-            return self._asked.lease
-        claimer, _, number = self._asked.lease.rpartition("/")
-        return f"{claimer}/{times}/{number}"
+        return _nth_lease(self._asked.lease, times)
+
+    def _is_tired(self, place: Place) -> bool:
+        """Its next question is another claim's: under how many leases one may grant has to be known."""
+        return self._me.names.get(place, ("", 0)) == (self._asked.lease, MOST_TIMES)
 
     async def _ask_one(self, place: Place, limit: int) -> Claimed | StoreError:
         me, partition, q = self._me, self._partitions[place], self._asked
@@ -237,6 +239,12 @@ class Round:
         return min(known, default=None)
 
 
+def _nth_lease(lease: str, times: int) -> str:
+    """Under which a partition is asked for the n-th time by one claim."""
+    claimer, _, number = lease.rpartition("/")
+    return lease if times == 1 else f"{claimer}/{times}/{number}"
+
+
 def _has_deliveries(task: Asked) -> bool:
     if not task.done() or task.cancelled() or task.exception() is not None:
         return False
@@ -281,6 +289,27 @@ class Claims:
         if round_.left() < 0:
             await round_.give_back()
         return Claimed(round_.found, round_.next_ms())
+
+    async def granted(self, queues: Sequence[str], lease: str) -> list[Delivery]:
+        """What a claimer that has gone, in whichever process, was granted under that lease. Raises StoreUnavailable: no partition answered.
+
+        Each partition is asked under all names that the claim may have had there; it grants nothing, whatever is due.
+        What came from the outbox is there, too: given back, it goes on at once.
+        """
+        names = [_nth_lease(lease, times) for times in range(1, MOST_TIMES + 1)]
+
+        async def held(partition: Partition) -> list[Delivery]:
+            partition.refuse_while_away()
+            store = await partition.store()
+            found = [await partition.ask(store.claim((*queues, OUTBOX), lease=name, limit=0, for_ms=1)) for name in names]
+            return [d for claimed in found for d in claimed.deliveries]
+
+        answers = await asyncio.gather(*map(held, self._partitions), return_exceptions=True)
+        errors = [e for e in answers if isinstance(e, BaseException)]
+        for e in errors:
+            if len(errors) == len(answers) or not isinstance(e, StoreUnavailable):
+                raise e
+        return [d for some in answers if not isinstance(some, BaseException) for d in some]
 
     def _known(self, name: str) -> Claimer:
         me = self._claimers.pop(name, None) or Claimer()
