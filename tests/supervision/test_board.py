@@ -15,7 +15,7 @@ def made(concurrency: int = 3) -> tuple[Board, BoardReader]:
 
 def test_an_empty_board_shows_nothing() -> None:
     _, reader = made()
-    assert reader.head() == Head(0, 0, 0, 0)
+    assert reader.head() == Head(0, 0, 0, 0, 0)
     assert reader.seen() == Seen([], [], "")
 
 
@@ -81,7 +81,7 @@ def test_the_head_says_how_the_process_is() -> None:
     assert reader.seen().claiming == "w/17"
     board.took_order()
     assert reader.head().orders == 1
-    board.tick(7, 2)
+    board.tick(7, 2, 9)
     head = reader.head()
-    assert (head.done, head.orders, head.left) == (7, 1, 2)
+    assert (head.done, head.orders, head.left, head.good_ms) == (7, 1, 2, 9)
     assert head.ticked_ms > 0

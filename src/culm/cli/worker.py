@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from culm.worker.leash import Attached
 
 
+STILL_S = 5.0  # a supervisor that has not looked for so long stands still
+POLL_S = 1.0  # between two claims of a worker that has nothing to do
+
+
 class Lines(StrEnum):
     TEXT = "text"
     JSON = "json"
@@ -129,11 +133,13 @@ def _reload(asked: Asked) -> int:
 
 def _supervise(asked: Asked) -> int:
     from culm.duration import to_ms
+    from culm.worker.health import Health
     from culm.worker.supervisor import Supervisor
 
     address = None if asked.metrics is None else parse_address(asked.metrics, processes=asked.processes)
     if address is not None:
         refuse_taken(address, processes=asked.processes)
+    health = None if asked.health is None else Health(asked.health, stuck_s=STILL_S, fresh_s=asked.lease + POLL_S)
     each = asked.command("processes", "concurrency", "max_jobs", "max_rss", "metrics", "health")
     jobs = [] if asked.max_jobs is None else [f"--max-jobs={asked.max_jobs}"]  # none apart: suspects would be given back
     with asking.usage():
@@ -144,6 +150,7 @@ def _supervise(asked: Asked) -> int:
             grace_s=to_ms(asked.grace, "grace") / 1000,
             stuck_s=to_ms(asked.stuck_after, "stuck_after") / 1000,
             max_rss=None if asked.max_rss is None else asked.max_rss << 20,
+            health=health,
             one_more=lambda number: jobs + ([] if address is None else [f"--metrics={address.of_place(number)}"]),
         ).run()
 
@@ -155,9 +162,11 @@ def _alone(asked: Asked, attached: Attached) -> int:
     imported = Imported.asked_for()
     loaded = load_app(asked.app, asked.url)
     imported.report()
-    options: dict[str, Any] = {name: getattr(asked, name) for name in ("concurrency", "lease", "heartbeat", "grace", "stuck_after")}
+    options: dict[str, Any] = {
+        name: getattr(asked, name) for name in ("concurrency", "threads", "lease", "heartbeat", "grace", "stuck_after", "metrics", "health")
+    }
     with asking.usage():
-        it = loaded.worker(queues=asked.queue, metrics=asked.metrics, **options)
+        it = loaded.worker(queues=asked.queue, **options)
     it.leash = attached.leash
     if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
         raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")

@@ -23,7 +23,7 @@ CLAIMS_BYTES = 4 << 20
 NAME_BYTES = 1_024  # number, length, lease and id; a longer pair is not shown
 KEPT_CLAIMS = 40  # beyond those that have jobs in the buffer: what they granted may run, or its commit be under way
 PLACES = 1 << 16  # of one claim
-_HEAD = struct.Struct("=QQQQ")  # the fields of Head
+_HEAD = struct.Struct("=QQQQQ")  # the fields of Head
 _ORDERS_AT = 16
 _NUMBER = struct.Struct("=Q")
 _FIRST_AT = _HEAD.size  # where the log begins
@@ -41,6 +41,7 @@ class Head(Struct, frozen=True):
     done: int  # attempts that ended
     orders: int  # orders that it took up
     left: int  # jobs that it holds, if it runs suspects
+    good_ms: int  # when the store last answered it, by the same clock; 0: never
 
 
 class Seen(Struct, frozen=True):
@@ -73,8 +74,8 @@ class Board:
         self._claims = 0
         self._orders = 0
 
-    def tick(self, done: int, left: int) -> None:
-        _HEAD.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left)
+    def tick(self, done: int, left: int, good_ms: int = 0) -> None:
+        _HEAD.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left, good_ms)
 
     def took_order(self) -> None:
         self._orders += 1

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("culm.worker")
 
-MOST_LEAKED = 20  # threads that go on after their jobs timed out: then another process does better
+MOST_LEAKED = 20  # threads, or all there are, that go on after their jobs timed out: then another process does better
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 
 
@@ -108,7 +108,7 @@ async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int, look: Calla
     while not asked.done() and worker.failed is None:
         look()
         await asyncio.wait([asked], timeout=LOOK_S)
-        if worker.done >= max_jobs or worker.leaked >= MOST_LEAKED:
+        if worker.done >= max_jobs or worker.leaked >= min(MOST_LEAKED, worker.threads):
             log.info("worker.recycles: %d attempts done, %d threads leaked", worker.done, worker.leaked)
             break
     asked.cancel()

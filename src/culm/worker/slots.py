@@ -261,6 +261,8 @@ class Slots:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
         self._closing = True
         self.release_buffered()
+        for attempt in [a for a in self.running if a.waits]:
+            self._stop(attempt, "shutdown")
         done, hurried = asyncio.ensure_future(self._empty.wait()), asyncio.ensure_future(hurry.wait())
         await asyncio.wait([done, hurried], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         done.cancel()

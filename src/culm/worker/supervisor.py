@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from culm.worker.ending import ending
+from culm.worker.health import Health
 from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
 from culm.worker.place import LONGEST_PAUSE_S, Place
@@ -45,6 +46,7 @@ class Supervisor:
         grace_s: how long a worker may take to stop; a while later it is killed.
         stuck_s: a process whose loop has not ticked for so long is killed.
         one_more: arguments of the n-th process, from 1; none of those apart.
+        health: told how they are.
         max_rss: bytes; a process that is larger is replaced when what it runs has ended, one twice as large at once.
     """
 
@@ -58,6 +60,7 @@ class Supervisor:
         stuck_s: float,
         max_rss: int | None = None,
         one_more: Callable[[int], Sequence[str]] = lambda _: (),
+        health: Health | None = None,
     ) -> None:
         each = [*command, f"--concurrency={concurrency}"]
         self._places = [Place(str(n), [*each, *one_more(n)], concurrency=concurrency) for n in range(1, processes + 1)]
@@ -68,6 +71,8 @@ class Supervisor:
         self._grace_s = grace_s
         self._stuck_s = stuck_s
         self._max_rss = max_rss
+        self._health = health
+        self._good = 0.0  # when the store last answered all of them
         self._proven = False  # a process was ready once: the configuration works
         self._look_at = 0.0
         self._idle_since: dict[Place, float] = {}
@@ -90,6 +95,8 @@ class Supervisor:
             self._loop(wake)
         finally:
             self._kill()
+            if self._health is not None:
+                self._health.close()
             signal.set_wakeup_fd(old_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -199,6 +206,7 @@ class Supervisor:
     def _look(self, now: float) -> None:
         late, self._look_at = now - self._look_at > 2 * LOOK_S, now + LOOK_S
         tell_systemd("WATCHDOG=1")
+        self._tell_health(now)
         for place in self._all:
             if place.process is None or place.killed:
                 continue
@@ -211,6 +219,14 @@ class Supervisor:
             self._rest(place, now)
         if self._suspects.waiting:
             self._pass_on()
+
+    def _tell_health(self, now: float) -> None:
+        """As of the one that is worst; while one is being replaced, as of before: that grows old, if it takes long."""
+        if self._health is None:
+            return
+        if all(p.ready and p.process is not None for p in self._places):
+            self._good = min(min(head.good_ms, head.ticked_ms) for head in (p.board.head() for p in self._places)) / 1000
+        self._health.tick(now, self._good, "it is stopping" if self._kill_at is not None else "")
 
     def _too_large(self, place: Place, rss: int, most: int) -> None:
         if rss > 2 * most:

@@ -32,6 +32,7 @@ from culm.worker.board import Board
 from culm.worker.cancels import hear_cancels
 from culm.worker.children import Children
 from culm.worker.claimer import Claimer
+from culm.worker.health import Health
 from culm.worker.heart import ThreadHeart, beat
 from culm.worker.leash import Leash
 from culm.worker.orders import Obedience
@@ -65,9 +66,11 @@ class WorkerOptions(TypedDict, total=False):
     poll: Seconds  # how often to look behind the hints; 1
     grace: Seconds  # how long a stop waits for what runs; 30
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
+    threads: int  # for def tasks, at once, those that cannot be stopped included; the concurrency
     children: int  # processes for runs_in="process" tasks, at once; the number of processors
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
     metrics: str | None  # HOST:PORT on this machine where Prometheus may ask
+    health: str | None  # a file that is touched while the store answers, or HOST:PORT on this machine for /livez and /readyz
 
 
 class Worker:
@@ -88,9 +91,11 @@ class Worker:
         poll: Seconds = 1.0,
         grace: Seconds = 30.0,
         stuck_after: Seconds | None = None,
+        threads: int | None = None,
         children: int | None = None,
         heart: Literal["thread", "loop"] = "thread",
         metrics: str | None = None,
+        health: str | None = None,
     ) -> None:
         self.name = f"worker-{app.new_id()}"
         self._app = app
@@ -106,15 +111,18 @@ class Worker:
         self._grace_s = to_ms(grace, "grace") / 1000
         self._stuck_s = (self._lease_ms if stuck_after is None else to_ms(stuck_after, "stuck_after")) / 1000
         self._heart_kind = heart
+        self.threads = self._concurrency if threads is None else _concurrency(threads, "threads")
         self._most_children = children if children is None else _concurrency(children, "children")
         self.leash: Leash | None = None  # set before it starts
         self._board: Board | None = None
         self._metrics = None if metrics is None else parse_address(metrics)
         self._endpoint: Endpoint | None = None
+        self._health_at = health
+        self.health: Health | None = None
         self.meter: Meter | None = None  # what it counts, if it serves metrics
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._ticked = 0.0
+        self._ticked = self._beaten = 0.0  # when its loop turned, and when its heart was answered
         self._started_ms = 0
 
     # -- life ---------------------------------------------------------------------------------------------------------------
@@ -136,8 +144,9 @@ class Worker:
         store = self._store = app.store
         app.payloads.ready()
         self._started_ms = app.clock.now_ms()
+        self._unready = ""
         self._ticked = time.monotonic()
-        self._threads = Threads()
+        self._threads = Threads(self.threads)
         now = time.monotonic if self._heart_kind == "thread" else loop.time
         meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
         seam = store if meter is None else measured(store, meter)
@@ -159,6 +168,8 @@ class Worker:
             watch=None if meter is None else meter.around,
         )
         self._endpoint = None if meter is None else self._serve(meter)
+        if self._health_at is not None:
+            self.health = Health(self._health_at, stuck_s=self._stuck_s, fresh_s=(self._lease_ms + self._poll_ms) / 1000)
         self._hurry = asyncio.Event()
         self._loop = loop
         if self._board is not None:
@@ -185,6 +196,7 @@ class Worker:
         if self._hurry is None:
             return
         self._claimer.stop()
+        self._unready = "it is stopping"
         try:
             await asyncio.wait([self._claiming])
             if self.failed is not None:
@@ -200,6 +212,8 @@ class Worker:
                 self._heart.ask_to_stop()
             self._threads.close()
             self._children.close()
+            if self.health is not None:
+                self.health.close()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._heart_kind == "thread":
@@ -254,6 +268,8 @@ class Worker:
             ("culm_running_jobs", "Attempts that run now.", lambda: float(len(slots.running))),
             ("culm_concurrency", "Attempts that may run at once.", lambda: float(slots.concurrency)),
             ("culm_leaked_threads", "Threads that go on although the outcome of their job is written.", lambda: float(threads.leaked)),
+            ("culm_threads", "Threads that def tasks may have at once, leaked ones included.", lambda: float(threads.most)),
+            ("culm_thread_waits", "Jobs that wait for a thread.", lambda: float(threads.waiting)),
         ]
         return Endpoint(self._metrics, meter, self._store, gauges)
 
@@ -282,6 +298,7 @@ class Worker:
         )
 
     def leases_are(self, held: Sequence[Held], states: Sequence[LeaseState]) -> None:
+        self._beaten = time.monotonic()
         if any(state != "held" for state in states):
             self._loop.call_soon_threadsafe(self._slots.leases_are, held, states)
 
@@ -308,8 +325,11 @@ class Worker:
         while True:
             await asyncio.sleep(SCAN_S)
             self._ticked = time.monotonic()
+            good = max(self._claimer.answered, self._beaten) if self._claimer.rests else self._claimer.answered
             if self._board is not None:
-                self._board.tick(self._slots.done, len(self.held()) if apart else 0)  # only there is it asked for
+                self._board.tick(self._slots.done, len(self.held()) if apart else 0, round(good * 1000))  # only there is it asked for
+            if self.health is not None:
+                self.health.tick(self._ticked, good, self._unready)
             now = self._loop.time()
             self._slots.scan(now)
             self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
