@@ -90,6 +90,7 @@ class Attempt(Struct, eq=False):
     over: bool = False  # its commit has left: nothing can join it any more
     began: float = 0.0  # when its task was called, by the runner's clock; 0: it was not
     ends_at: float = 0.0  # on the loop's clock, set by the first scan that meets it
+    hooked: bool = False  # its effects are those of a hook, and leave with whatever end it is for
     waits: bool = False  # for a thread: its task was not called yet
     slot: int = -1  # where a supervisor's board shows it
     news: tuple[float, str] | None = None  # progress that was not published yet

@@ -27,6 +27,7 @@ from culm.outcome import Failed, Outcome, Released
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.decision import decision_of
+from culm.worker.hooked import Hooked
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.tally import Tally
 from culm.worker.wrapped import Wrapped
@@ -54,7 +55,7 @@ class Slots:
     def __init__(
         self,
         app: App,
-        runner: Runner | Wrapped,
+        runner: Runner | Wrapped | Hooked,
         gatherer: Gathering,
         *,
         concurrency: int,

@@ -22,7 +22,6 @@ from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
 from culm.lanes import gathering
-from culm.middleware import Middleware
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
@@ -34,13 +33,13 @@ from culm.worker.children import Children
 from culm.worker.claimer import Claimer
 from culm.worker.health import Health
 from culm.worker.heart import ThreadHeart, beat
+from culm.worker.hooked import around
 from culm.worker.leash import Leash
 from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
-from culm.worker.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -154,12 +153,11 @@ class Worker:
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         self._children = Children(self._most_children)
         runner = Runner(app.tasks, store, app.payloads, self._threads, self._children, app.rng, now)
-        wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
         leash = self.leash
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
         self._slots = Slots(
             app,
-            Wrapped(runner, wraps) if wraps else runner,
+            around(runner, app),
             self._gatherer,
             concurrency=self._concurrency,
             tally=Tally(self.queues),
