@@ -1,6 +1,6 @@
 """Makes `store.sql`, a store as a release left it: run by that release's Python, never by a test.
 
-    SHOP_LEDGER=/dev/null PYTHONPATH=tests/upgrade OLD/bin/python tests/upgrade/make_store.py > tests/upgrade/store.sql
+    SHOP_LEDGER=/dev/null PYTHONPATH=. OLD/bin/python tests/upgrade/make_store.py > tests/upgrade/store.sql
 
 What is in it must be done by every later version. All of it happens at one moment of 2023, so that it is due whenever it is read.
 """
@@ -13,10 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import shop
-
 from culm import Reject
 from culm.stores.sqlite.store import SqliteStore
+from tests.upgrade import shop
 
 
 class Moment:

@@ -36,7 +36,7 @@ def install(folder: Path) -> Path:
     installed = _pip("--python", str(python), "install", "--no-deps", str(wheel))
     assert installed.returncode == 0, installed.stderr.decode()
     (packages,) = venv.glob("lib/python*/site-packages")
-    # What it depends on is shared. A folder that is named there is searched last, and its own .pth files are not read: today's culm stays out.
+    # What it depends on is shared. A folder that is named there is searched last, its own .pth files are not read: today's culm stays out.
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return python
 

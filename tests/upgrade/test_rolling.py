@@ -1,4 +1,4 @@
-"""A rolling upgrade: the previous release and this one send to one store and work on it, both at once. Nothing is lost, nothing runs twice."""
+"""A rolling upgrade: the previous release and this one send to one store and work on it at once. Nothing is lost, nothing runs twice."""
 
 from __future__ import annotations
 

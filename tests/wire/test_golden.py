@@ -39,7 +39,7 @@ def sums() -> str:
 
 
 def test_golden_files_never_change_without_a_new_version() -> None:
-    assert (PINNED_WIRE, PINNED) == (WIRE, sums())
+    assert (WIRE, sums()) == (PINNED_WIRE, PINNED)
 
 
 def test_no_commit_has_ever_changed_or_removed_a_golden_file() -> None:
