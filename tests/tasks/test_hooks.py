@@ -231,6 +231,36 @@ def test_hooks_are_outside_of_middleware_and_go_with_seals_and_payloads_apart() 
     run(main())
 
 
+def test_a_stop_waits_for_a_hook_within_its_grace() -> None:
+    async def main() -> None:
+        bench, gate, begun = Bench(), asyncio.Event(), asyncio.Event()
+        told = Told(bench)
+
+        @bench.app.task(timeout=0.01)
+        async def work() -> None:
+            await asyncio.Event().wait()
+
+        @work.on_failure
+        async def failed(ended: Failed | Lost) -> None:
+            begun.set()
+            await gate.wait()
+            await told.alert.enqueue("told")
+
+        async with bench.working() as worker:
+            job = await work.enqueue()
+            await begun.wait()
+            await job.cancel()  # too late: it has failed
+            stopping = asyncio.ensure_future(worker.stop())
+            await asyncio.sleep(0.05)
+            assert not stopping.done()
+            gate.set()
+            await stopping
+        assert await job.status() == "failed"
+        assert [j.task for j in bench.jobs()] == [work.name, "alert"]
+
+    run(main())
+
+
 def test_what_can_be_no_hook_is_refused() -> None:
     app = App("memory://")
 

@@ -79,18 +79,32 @@ class Hooked:
         """Whether it went well; otherwise what it sent is dropped."""
         kept = attempt.effects
         sizes = (0, 0, 0) if kept is None else (len(kept.send), len(kept.emit), len(kept.triggers))
-        try:
-            async with asyncio.timeout(HOOK_S):
-                await hook(said)
-        except KeyboardInterrupt:
+        work = asyncio.ensure_future(_error_of(hook, said))
+        while not work.done():  # a stop must not tear it from its end: it is soon over, or the whole job is given back
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError:
+                continue
+        error = work.result()
+        if error is None:
+            return True
+        log.error("hook.failed: %s of job %s: %s", hook.__name__, attempt.id, type(error).__name__, exc_info=error)
+        _cut(attempt, kept, sizes)
+        return False
+
+
+async def _error_of(hook: Hook, said: Any) -> BaseException | None:
+    """What it raised: an end stands, whatever that is, SystemExit included."""
+    try:
+        async with asyncio.timeout(HOOK_S):
+            await hook(said)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
             raise
-        except BaseException as e:  # its end stands, whatever a hook raises; SystemExit and a cancellation included
-            if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
-                raise
-            log.exception("hook.failed: %s of job %s: %s", hook.__name__, attempt.id, type(e).__name__)
-            _cut(attempt, kept, sizes)
-            return False
-        return True
+        return e
+    return None
 
 
 def _cut(attempt: Attempt, kept: Effects | None, sizes: tuple[int, int, int]) -> None:

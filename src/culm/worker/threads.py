@@ -52,8 +52,12 @@ class Threads:
         future: Done = loop.create_future()
         context = contextvars.copy_context()
         if not self._idle:
+            try:
+                threading.Thread(target=self._work, name=f"culm-task-{self._count + 1}", daemon=True).start()
+            except RuntimeError:  # the system has no more: its place is for the next one
+                self._places.release()
+                raise
             self._count += 1
-            threading.Thread(target=self._work, name=f"culm-task-{self._count}", daemon=True).start()
         else:
             self._idle -= 1
         self._calls.put((lambda: context.run(fn, *args, **kwargs), loop, future))
