@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -186,3 +188,18 @@ def test_what_cannot_be_is_refused_at_the_start(shell: Shell, processes: str) ->
         done = shell.run("worker", "shop:app", "--health", where, "--processes", processes)
         assert (done.code, done.err.count("Traceback")) == (78, 0), done.err
         assert reason in done.err
+
+
+def test_the_probes_in_the_documentation_tell_a_fresh_file_from_an_old_and_a_missing_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    probes = re.findall(r"test \$\(\(.*?-lt \d+", text)
+    assert len(probes) == 3
+    file = tmp_path / "health"
+    for probe in probes:
+        file.touch()
+        script = probe.replace("/tmp/health", str(file))
+        for seconds, good in ((0, True), (5, True), (700, False)):
+            os.utime(file, (time.time() - seconds,) * 2)
+            assert (subprocess.run(["sh", "-c", script], capture_output=True, check=False).returncode == 0) is good
+        file.unlink()
+        assert subprocess.run(["sh", "-c", script], capture_output=True, check=False).returncode != 0
