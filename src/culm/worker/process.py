@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from culm.errors import CulmError
 from culm.logs import JobFields, LogFormat, formatter
+from culm.worker.notify import tell_systemd
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -89,7 +90,11 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
         loop.add_signal_handler(number, asked, number.name)
     await worker.start()
     ready()
+    if worker.leash is None:  # else its supervisor tells
+        tell_systemd("READY=1")
     await _until(stop, worker, max_jobs, look)
+    if worker.leash is None:
+        tell_systemd("STOPPING=1")
     failure = worker.failed
     try:
         await worker.stop()
@@ -107,6 +112,8 @@ async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int, look: Calla
     asked = asyncio.ensure_future(stop.wait())
     while not asked.done() and worker.failed is None:
         look()
+        if worker.leash is None:
+            tell_systemd("WATCHDOG=1")  # from the loop: one that is blocked does not tell
         await asyncio.wait([asked], timeout=LOOK_S)
         if worker.done >= max_jobs or worker.leaked >= min(MOST_LEAKED, worker.threads):
             log.info("worker.recycles: %d attempts done, %d threads leaked", worker.done, worker.leaked)
