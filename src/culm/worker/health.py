@@ -11,20 +11,19 @@ import contextlib
 import logging
 import os
 import re
-import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingTCPServer
+from typing import TYPE_CHECKING
 
 from culm.errors import ConfigError
 from culm.telemetry.address import Address, parse_address, unservable
 
+if TYPE_CHECKING:
+    from culm.worker.probes import Probes
+
 log = logging.getLogger("culm.worker")
 
 RENEW_S = 0.5  # at most so often is the file touched
-CLIENT_S = 5.0  # so long may somebody take who asks
 
 
 class Health:
@@ -44,7 +43,7 @@ class Health:
         self._unready = ""
         self._path: Path | None = None
         self._renewed = (0.0, 0.0)  # when, and as of when
-        self._server: _Server | None = None
+        self._probes: Probes | None = None
         self.address: Address | None = None
         if re.fullmatch(r"(\[[^\]]*\]|[^:/]*):\d{1,5}", where):
             self._serve(parse_address(where, option="--health"))
@@ -78,10 +77,9 @@ class Health:
 
     def close(self) -> None:
         """The file is removed; nobody is answered any more."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        if self._probes is not None:
+            self._probes.close()
+            self._probes = None
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -108,43 +106,11 @@ class Health:
     # -- the endpoint ---------------------------------------------------------------------------------------------------------
 
     def _serve(self, address: Address) -> None:
+        from culm.worker.probes import Probes  # what speaks HTTP is a megabyte that a worker without an endpoint does without
+
         try:
-            self._server = _Server(address, self)
+            self._probes = Probes(address, {"/livez": self.not_live, "/readyz": self.not_ready})
         except OSError as e:
             raise unservable(address, e, option="--health") from e
-        self.address = Address(address.host, self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="culm-health", daemon=True).start()
+        self.address = self._probes.address
         log.info("health: http://%s/readyz", self.address)
-
-
-class _Server(ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: Address, health: Health) -> None:
-        self.health = health
-        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        super().__init__((address.host, address.port), _Asked)
-
-    def handle_error(self, *_: object) -> None:
-        """Whoever asked has gone."""
-
-
-class _Asked(BaseHTTPRequestHandler):
-    timeout = CLIENT_S
-
-    def do_GET(self) -> None:
-        health = self.server.health  # type: ignore[attr-defined]  # it is a _Server
-        ask = {"/livez": health.not_live, "/readyz": health.not_ready}.get(self.path)
-        why = "there are /livez and /readyz" if ask is None else ask()
-        body = f"{why or 'ok'}\n".encode()
-        self.send_response(404 if ask is None else 503 if why else 200)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Probes come every few seconds: not worth a line."""
