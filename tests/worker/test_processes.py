@@ -64,7 +64,7 @@ def test_a_coroutine_in_a_process_that_ran_another_sees_its_own_attempt_and_send
 def test_a_timeout_kills_the_process(tmp_path: Path) -> None:
     async def main() -> None:
         async with app, app.worker(children=1):
-            handle = await apart.sleeps.using(timeout=1).enqueue(str(tmp_path / "pid"), 60)
+            handle = await apart.sleeps.using(timeout=5).enqueue(str(tmp_path / "pid"), 60)
             pid = await written(tmp_path / "pid")
             assert (await fault_of(handle)).startswith("TimeoutError: attempt 1 ran longer")
             assert gone(pid)
