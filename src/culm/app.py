@@ -22,6 +22,7 @@ from culm.current import running
 from culm.dead import DeadLetters
 from culm.errors import DuplicateTask, StoreError, UnknownTask
 from culm.handle import Handle
+from culm.hooks import Hooks
 from culm.keys import Keys
 from culm.kinds import Kinds
 from culm.lanes import Gathering, gathering
@@ -89,6 +90,7 @@ class App:
         self.kinds = Kinds()
         self.payloads = Payloads(lambda: self.store, keys, offload)
         self.wraps: list[Middleware] = []
+        self.hooks: dict[str, Hooks] = {}  # by task
         self.portal = Portal()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()

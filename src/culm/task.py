@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
@@ -14,8 +14,10 @@ from culm.current import running
 from culm.duration import Seconds, maybe_ms
 from culm.errors import ConfigError, CulmError, IdConflict, NotInTask
 from culm.handle import Handle
-from culm.job import Job
+from culm.hooks import When, add_hook
+from culm.job import Delivery, Job
 from culm.options import JobOptions, Options, changed, check_name
+from culm.outcome import Cancelled, Expired, Failed, Lost, Succeeded
 from culm.retry import Retry
 from culm.store import Transactional
 
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
+H = TypeVar("H")
+OnSuccess = TypeVar("OnSuccess", bound=Callable[[Succeeded], Awaitable[None]])
+OnFailure = TypeVar("OnFailure", bound=Callable[[Failed | Lost], Awaitable[None]])
+OnExpired = TypeVar("OnExpired", bound=Callable[[Expired], Awaitable[None]])
+OnCancelled = TypeVar("OnCancelled", bound=Callable[[Cancelled], Awaitable[None]])
+OnRescue = TypeVar("OnRescue", bound=Callable[[Delivery], Awaitable[None]])
 MAX_COUNT = 1_000_000_000  # events that a join may wait for
 
 AnyTask: TypeAlias = "Task[Any, Any]"
@@ -102,6 +110,32 @@ class Task(Generic[P, R]):
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Bound[R]:
         """This task with its arguments, not sent yet. Raises TypeError when they do not fit."""
         return Bound(self, self.signature.encode_call(args, kwargs))
+
+    # -- hooks: see culm.hooks ------------------------------------------------------------------------------------------------
+
+    def on_success(self, hook: OnSuccess) -> OnSuccess:
+        """Call this when a job of the task has succeeded; what it sends leaves with that success. Raises TypeError, ConfigError."""
+        return self._hook("on_success", hook)
+
+    def on_failure(self, hook: OnFailure) -> OnFailure:
+        """Call this when a job has failed for good, or was lost by a worker that could not run it; what it sends leaves with that end."""
+        return self._hook("on_failure", hook)
+
+    def on_expired(self, hook: OnExpired) -> OnExpired:
+        """Call this when a job did not start or end in time."""
+        return self._hook("on_expired", hook)
+
+    def on_cancelled(self, hook: OnCancelled) -> OnCancelled:
+        """Call this when a job was cancelled while it ran. One that never ran has no worker to call it: let a join hear of that."""
+        return self._hook("on_cancelled", hook)
+
+    def on_rescue(self, hook: OnRescue) -> OnRescue:
+        """Call this before a job runs again whose worker died or stalled; what it sends leaves with the job's success."""
+        return self._hook("on_rescue", hook)
+
+    def _hook(self, when: When, hook: H) -> H:
+        add_hook(self.app.hooks.setdefault(self.name, {}), when, hook, task=self.name)
+        return hook
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Send a job; it is durable when this returns.

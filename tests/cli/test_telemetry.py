@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_78(shell: Shell, processes: s
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [("nowhere", "--metrics takes HOST:PORT"), ("0.0.0.0:9000", "served on this machine only"), ("127.0.0.1:65535", "ports end at 65535")],
+    [("nowhere", "--metrics takes HOST:PORT"), ("0.0.0.0:9000", "for this machine only"), ("127.0.0.1:65535", "ports end at 65535")],
 )
 def test_a_bad_address_is_one_line_and_exit_78(shell: Shell, address: str, says: str) -> None:
     done = shell.run("worker", "shop:app", "--metrics", address, "--processes", "2")

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import socket
 import sqlite3
 from contextlib import closing
 from typing import cast
@@ -117,10 +118,28 @@ def test_a_child_that_dies_young_again_and_again_is_replaced_ever_later(shell: S
     assert supervisor.end() == 0
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_systemd_is_told_when_it_is_ready_that_it_lives_and_that_it_stops(shell: Shell, processes: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(shell.folder / "notify"))
+        heard.settimeout(20)
+        shell.env["NOTIFY_SOCKET"] = str(shell.folder / "notify")
+        worker = shell.start("worker", "shop:app", "--processes", processes)
+        told: list[str] = []
+        while not {"READY=1", "WATCHDOG=1"} <= set(told):
+            told.append(heard.recv(100).decode())
+        worker.signal(signal.SIGTERM)
+        while told[-1] != "STOPPING=1":
+            told.append(heard.recv(100).decode())
+        assert worker.end() == 0
+    assert told.count("READY=1") == told.count("STOPPING=1") == 1
+
+
 class Broken:
     """A worker whose claimer ended by itself."""
 
     failed = RuntimeError("the claimer is broken")
+    leash = None
 
     async def start(self) -> None: ...
 

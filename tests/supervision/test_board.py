@@ -15,7 +15,7 @@ def made(concurrency: int = 3) -> tuple[Board, BoardReader]:
 
 def test_an_empty_board_shows_nothing() -> None:
     _, reader = made()
-    assert reader.head() == Head(0, 0, 0, 0, 0, 0)
+    assert reader.head() == Head(0, 0, 0, 0, 0, 0, 0)
     assert reader.seen() == Seen([], [], "", first=True)
 
 
@@ -81,9 +81,9 @@ def test_the_head_says_how_the_process_is() -> None:
     assert reader.seen().claiming == "w/17"
     board.took_order()
     assert reader.head().orders == 1
-    board.tick(7, 2, 3)
+    board.tick(7, 2, leaked=3, good_ms=9)
     head = reader.head()
-    assert (head.done, head.orders, head.left, head.leaked, head.begun) == (7, 1, 2, 3, 0)
+    assert (head.done, head.orders, head.left, head.leaked, head.good_ms, head.begun) == (7, 1, 2, 3, 9, 0)
     assert head.ticked_ms > 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from culm import App, AsyncTask, Bound, DeadLetter, Delivery, Handle, Keys, Next, Offload, Outcome, Retry, Snoozed, Task, when
+from culm import App, AsyncTask, Bound, DeadLetter, Delivery, Failed, Handle, Keys, Lost, Next, Offload, Outcome, Retry, Snoozed, Task, when
 from culm.sync import SyncHandle, enqueue_many
 from culm.telemetry.otel import Tracing
 
@@ -28,6 +28,15 @@ app = App("memory://")
 @app.task
 async def plain_async(to: str, *, subject: str = "hi") -> Receipt:
     return Receipt(len(to + subject))
+
+
+@plain_async.on_failure
+async def hook_of_failure(ended: Failed | Lost) -> None:
+    assert_type(ended, Failed | Lost)
+
+
+@plain_async.on_rescue
+async def hook_of_rescue(delivery: Delivery) -> None: ...
 
 
 @app.task(queue="mail", retry=Retry(5), timeout=30, keep=timedelta(hours=1))

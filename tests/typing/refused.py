@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from culm import App, Delivery, Handle, Next, Outcome, Retry, Snoozed, when
+from culm import App, Delivery, Handle, Next, Outcome, Retry, Snoozed, Succeeded, when
 
 app = App("memory://")
 
@@ -82,6 +82,14 @@ def blocking() -> None:
 
 class Money:
     cents = 3
+
+
+@add.on_success  # type: ignore[type-var]
+def no_coroutine(ended: Succeeded) -> None: ...
+
+
+@add.on_failure  # type: ignore[type-var]
+async def of_another_end(ended: Succeeded) -> None: ...
 
 
 @app.middleware  # type: ignore[type-var]

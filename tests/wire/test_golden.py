@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +25,29 @@ TYPES = (
     *get_args(Final),
     *get_args(NotFinal),
 )
+
+
+# What was once written is read for ever: a file of `golden/` never changes. If this number must, a release raises `culm.job.WIRE`,
+# keeps the old files and what reads them, and adds new ones beside; a new sample adds its file, and its number here.
+PINNED_WIRE = 2
+PINNED = "da61c7c3bf51a521"
+
+
+def sums() -> str:
+    lines = "".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in sorted(GOLDEN.iterdir()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def test_golden_files_never_change_without_a_new_version() -> None:
+    assert (WIRE, sums()) == (PINNED_WIRE, PINNED)
+
+
+def test_no_commit_has_ever_changed_or_removed_a_golden_file() -> None:
+    log = ["git", "log", "--diff-filter=MDRT", "--no-merges", "--format=%h", "--", str(GOLDEN)]
+    asked = subprocess.run(log, cwd=GOLDEN, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        pytest.skip("this is no clone")
+    assert asked.stdout.split() == [], "golden files were changed by these commits: append members, or raise WIRE and add new files"
 
 
 def golden(name: str) -> bytes:

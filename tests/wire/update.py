@@ -1,7 +1,7 @@
 """Writes the golden files anew: `python -m tests.wire.update NAME ...`, never run by a test.
 
 A golden file that changes means that old and new workers no longer understand each other: append a field instead, or raise
-`culm.job.WIRE`. New samples are what this is for.
+`culm.job.WIRE`. New samples are what this is for; test_golden.py pins the sum of all files.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +23,12 @@ from culm.cli.jobs import jobs
 from culm.cli.output import Exit, Quit, say, say_json, warn
 from culm.cli.queues import queues
 from culm.cli.steer import drain, pause, purge, resume
-from culm.cli.target import existing, load_app
+from culm.cli.target import existing
 from culm.cli.top import top
 from culm.cli.why import why
+from culm.cli.worker import worker
 from culm.cli.workers import workers
 from culm.errors import ConfigError, CulmError
-from culm.telemetry.address import Address, parse_address, refuse_taken
 
 cli = typer.Typer(
     help="Run Python functions somewhere else, reliably.\n\n\b\nTry it:\n  culm demo\n  culm worker shop.tasks:app\n"
@@ -41,112 +40,11 @@ cli = typer.Typer(
 )
 
 
-class Lines(StrEnum):
-    TEXT = "text"
-    JSON = "json"
-
-
-Metrics = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="serve Prometheus metrics there; each further process on the next port")
-]
-
-
 # A newer typer carries a click of its own: its base of all usage errors is found through the one that typer exports.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
-@cli.command()
-def worker(
-    app: AppName,
-    queue: Annotated[list[str] | None, typer.Option("--queue", "-q", help="serve this queue; may be repeated [all of the app]")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", help="attempts at once, in each process")] = 100,
-    processes: Annotated[int, typer.Option("--processes", "-p", min=1, max=1000, help="worker processes")] = 1,
-    lease: Annotated[Seconds, typer.Option(help="seconds of silence after which a worker has lost its jobs")] = 30.0,
-    heartbeat: Annotated[Seconds, typer.Option(help="seconds between two extensions of the leases")] = 10.0,
-    grace: Annotated[Seconds, typer.Option(help="seconds that a stop waits for what runs")] = 30.0,
-    stuck_after: Annotated[Seconds | None, typer.Option(help="seconds that a task may block its process [lease]")] = None,
-    start_timeout: Annotated[Seconds, typer.Option(help="seconds that one of several processes may take to start")] = 60.0,
-    max_jobs: Annotated[int | None, typer.Option(min=1, help="attempts after which a process ends")] = None,
-    max_rss: Annotated[int | None, typer.Option(min=16, metavar="MIB", help="a process larger than this is replaced")] = None,
-    metrics: Metrics = None,
-    log_format: Annotated[Lines, typer.Option("--log-format", help="how log lines are written, to stderr")] = Lines.TEXT,
-    url: Url = None,
-) -> int:
-    """Run an app's tasks until SIGTERM or SIGINT; the second one gives back at once what still runs.
-
-    Of several processes, one that dies or ends is replaced; what ran when it died runs again alone, and is lost after three such deaths.
-
-    \b
-    Example:
-      culm worker shop.tasks:app -q mail -c 100 --processes 2 --metrics 127.0.0.1:9000
-      culm worker shop.tasks:app --processes 4 --max-jobs 100000 --max-rss 512
-    """
-    from culm.worker import leash, process
-
-    attached = leash.attach()
-    process.log_to_stderr(log_format.value)
-    address = None if metrics is None else parse_address(metrics, processes=processes)
-    options: dict[str, Any] = {
-        "lease": lease,
-        "heartbeat": heartbeat,
-        "grace": grace,
-        "stuck_after": lease if stuck_after is None else stuck_after,
-    }
-    if processes > 1:
-        with asking.usage():
-            given = options | {"log_format": log_format.value, "max_jobs": max_jobs, "url": url}
-            return _supervise(
-                app,
-                queue or [],
-                given,
-                concurrency=concurrency,
-                processes=processes,
-                start_timeout=start_timeout,
-                max_rss=max_rss,
-                metrics=address,
-            )
-    if max_rss is not None and attached.leash is None:
-        raise ConfigError("--max-rss needs a supervisor: say --processes 2 or more")
-    loaded = load_app(app, url)
-    with asking.usage():
-        it = loaded.worker(queues=queue or [], concurrency=concurrency, metrics=metrics, **options)
-    it.leash = attached.leash
-    if (loaded.url or os.environ.get("CULM_URL", "")).startswith("memory:"):
-        raise ConfigError("a memory:// store lives inside one process, nobody could send to this worker; give --url or set CULM_URL")
-    return process.run_worker(loaded, it, title=app, grace=grace, ready=attached.ready, max_jobs=max_jobs)
-
-
-def _supervise(
-    app: str,
-    queues: list[str],
-    options: dict[str, Any],
-    *,
-    concurrency: int,
-    processes: int,
-    start_timeout: float,
-    max_rss: int | None,
-    metrics: Address | None,
-) -> int:
-    from culm.duration import to_ms
-    from culm.worker.supervisor import Supervisor
-
-    if metrics is not None:
-        refuse_taken(metrics, processes=processes)
-    command = [sys.executable, "-m", "culm", "worker", app, "--processes", "1"]
-    command += [f"--queue={q}" for q in queues]
-    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None and name != "max_jobs"]
-    jobs = [] if options["max_jobs"] is None else [f"--max-jobs={options['max_jobs']}"]  # none apart: suspects would be given back
-    return Supervisor(
-        command,
-        processes=processes,
-        concurrency=concurrency,
-        grace_s=to_ms(options["grace"], "grace") / 1000,
-        stuck_s=to_ms(options["stuck_after"], "stuck_after") / 1000,
-        start_s=to_ms(start_timeout, "start_timeout") / 1000,
-        beat_s=to_ms(options["heartbeat"], "heartbeat") / 1000,
-        max_rss=None if max_rss is None else max_rss << 20,
-        one_more=lambda number: jobs + ([] if metrics is None else [f"--metrics={metrics.of_place(number)}"]),
-    ).run()
+cli.command()(worker)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an argument

@@ -23,17 +23,17 @@ class Address(Struct, frozen=True):
         return Address(self.host, self.port + place - 1) if self.port else self
 
 
-def parse_address(text: str, *, processes: int = 1) -> Address:
+def parse_address(text: str, *, processes: int = 1, option: str = "--metrics") -> Address:
     """Raises ConfigError: it is no HOST:PORT, not of this machine, or there are not so many ports."""
     found = re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d{1,5})", text)
     if found is None:
-        raise ConfigError(f"--metrics takes HOST:PORT, such as 127.0.0.1:9000, got {text!r}")
+        raise ConfigError(f"{option} takes HOST:PORT, such as 127.0.0.1:9000, got {text!r}")
     host, port = found[1].strip("[]"), int(found[2])
     if port and port + processes - 1 > 65_535:
-        raise ConfigError(f"--metrics {text}: ports end at 65535, and {processes} process(es) need one each")
+        raise ConfigError(f"{option} {text}: ports end at 65535, and {processes} process(es) need one each")
     if not _is_ours(host):
         raise ConfigError(
-            f"--metrics {text}: metrics have neither a password nor TLS, so they are served on this machine only; "
+            f"{option} {text}: what is served there has neither a password nor TLS, so it is for this machine only; "
             "say 127.0.0.1 or [::1], and put a proxy before them for others"
         )
     return Address("127.0.0.1" if host == "localhost" else host, port)
@@ -59,5 +59,5 @@ def refuse_taken(address: Address, *, processes: int) -> None:
             raise unservable(one, e) from e
 
 
-def unservable(address: Address, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot serve metrics on {address}: {error.strerror or error}; choose another with --metrics")
+def unservable(address: Address, error: OSError, *, option: str = "--metrics") -> ConfigError:
+    return ConfigError(f"cannot serve {option[2:]} on {address}: {error.strerror or error}; choose another with {option}")

@@ -23,10 +23,10 @@ CLAIMS_BYTES = 4 << 20
 NAME_BYTES = 1_024  # number, length, lease and id; a longer pair is not shown
 KEPT_CLAIMS = 40  # beyond those that have jobs in the buffer: what they granted may run, or its commit be under way
 PLACES = 1 << 16  # of one claim
-_HEAD = struct.Struct("=QQQQQQ")  # the fields of Head
-_TICKED = struct.Struct("=QQQQQ")  # all but the last
+_HEAD = struct.Struct("=QQQQQQQ")  # the fields of Head
+_TICKED = struct.Struct("=QQQQQQ")  # all but the last
 _ORDERS_AT = 16
-_BEGUN_AT = 40
+_BEGUN_AT = 48
 _NUMBER = struct.Struct("=Q")
 _FIRST_AT = _HEAD.size  # where the log begins
 _CLAIMING_AT = _FIRST_AT + _NUMBER.size
@@ -44,6 +44,7 @@ class Head(Struct, frozen=True):
     orders: int  # orders that it took up
     left: int  # jobs that it holds, if it runs suspects
     leaked: int  # threads that still run a job that was stopped
+    good_ms: int  # when the store last answered it, by the clock of `ticked_ms`; 0: never
     begun: int  # attempts that ever began
 
 
@@ -79,8 +80,8 @@ class Board:
         self._claims = 0
         self._orders = 0
 
-    def tick(self, done: int, left: int, leaked: int = 0) -> None:
-        _TICKED.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left, leaked)
+    def tick(self, done: int, left: int, *, leaked: int = 0, good_ms: int = 0) -> None:
+        _TICKED.pack_into(self._memory, 0, time.monotonic_ns() // 1_000_000, done, self._orders, left, leaked, good_ms)
 
     def took_order(self) -> None:
         self._orders += 1

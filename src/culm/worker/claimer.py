@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -39,10 +40,14 @@ class Claimer:
 
     Attributes:
         claiming: told of each lease before the store is asked for it.
+        answered: when the store last answered a claim, by the system's monotonic clock; 0: never.
+        rests: it asks for nothing, since there is no room, or it is to stop.
     """
 
     def __init__(self, store: Store, queues: Sequence[str], *, name: str, for_ms: int, poll_ms: int, rng: random.Random) -> None:
         self.claiming: Callable[[str], None] = lambda _: None
+        self.answered = 0.0
+        self.rests = False
         self._store = store
         self._patient = store if isinstance(store, Patient) else None
         self._wait_ms = 0  # how long the next claim may wait in the store
@@ -70,7 +75,7 @@ class Claimer:
 
     def stop(self) -> None:
         """Claim no more. A claim that is under way is still awaited: what it grants must be given back."""
-        self._stopping = True
+        self._stopping = self.rests = True
         self._room.set()
         if self._waiting is not None:
             self._waiting.cancel()
@@ -88,11 +93,14 @@ class Claimer:
             if limit <= self._ahead // 2:
                 self._room.clear()
                 slots.low_water = self._ahead // 2
+                self.rests = True
                 await self._room.wait()
+                self.rests = self._stopping
                 continue
             waited = self._wait_ms
             limit = min(limit, MOST_AFTER_A_WAIT if waited else MOST_AT_ONCE)
             claimed = await self._claim(limit)
+            self.answered = time.monotonic()
             if waited:
                 self._measured = (loop.time(), slots.done)
             else:

@@ -8,17 +8,17 @@ from culm import decide
 from culm.commit import Commit, Held
 from culm.current import Attempt, Effects
 from culm.errors import StoreError, StoreUnavailable
-from culm.outcome import Outcome, Released, Succeeded
+from culm.outcome import FINAL, Outcome, Released, Succeeded
 from culm.store import Transaction
 
 
 def decision_of(attempt: Attempt, outcome: Outcome) -> Commit:
-    """The attempt's one decision: what it sent and emitted leaves only with a success."""
+    """The attempt's one decision: what it sent and emitted leaves with a success, what a hook did with the end that it is for."""
     job, effects = attempt.job, attempt.effects
     fence = Held(job.id, attempt.delivery.lease)
     if effects is None:
         return Commit(fence=fence, outcome=outcome, keep_ms=job.keep_ms)
-    leaving = effects if isinstance(outcome, Succeeded) else Effects()
+    leaving = effects if isinstance(outcome, Succeeded) or (attempt.hooked and type(outcome) in FINAL) else Effects()
     return Commit(
         fence=fence,
         outcome=outcome,

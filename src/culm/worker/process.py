@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from culm.errors import CulmError
 from culm.logs import JobFields, LogFormat, formatter
+from culm.worker.notify import tell_systemd
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("culm.worker")
 
-MOST_LEAKED = 20  # threads that go on after their jobs timed out: then another process does better
+MOST_LEAKED = 20  # threads, or all there are, that go on after their jobs timed out: then another process does better
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 
 
@@ -42,15 +43,27 @@ def tune() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def run_worker(app: App, worker: Worker, *, title: str, grace: float, ready: Callable[[], None], max_jobs: int | None = None) -> int:
+def run_worker(
+    app: App,
+    worker: Worker,
+    *,
+    title: str,
+    grace: float,
+    ready: Callable[[], None],
+    max_jobs: int | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> int:
     """Run until a signal says stop, or `max_jobs` attempts have ended. Returns the exit code: 0, or 1 when the worker ended by itself.
+
+    Args:
+        look: called a few times a second.
 
     Raises ConfigError and StoreError when the store cannot be opened.
     """
     tune()
     log.info("worker: %s, pid %d, tasks %s", title, os.getpid(), ", ".join(sorted(app.tasks)) or "(none)")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize))
+        return runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize, look))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -61,7 +74,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], None], max_jobs: int) -> int:
+async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], None], max_jobs: int, look: Callable[[], None]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -77,7 +90,11 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
         loop.add_signal_handler(number, asked, number.name)
     await worker.start()
     ready()
-    await _until(stop, worker, max_jobs)
+    if worker.leash is None:  # else its supervisor tells
+        tell_systemd("READY=1")
+    await _until(stop, worker, max_jobs, look)
+    if worker.leash is None:
+        tell_systemd("STOPPING=1")
     failure = worker.failed
     try:
         await worker.stop()
@@ -91,11 +108,14 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
     return 1
 
 
-async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int) -> None:
+async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int, look: Callable[[], None]) -> None:
     asked = asyncio.ensure_future(stop.wait())
     while not asked.done() and worker.failed is None:
+        look()
+        if worker.leash is None:
+            tell_systemd("WATCHDOG=1")  # from the loop: one that is blocked does not tell
         await asyncio.wait([asked], timeout=LOOK_S)
-        if worker.done >= max_jobs or (worker.leaked >= MOST_LEAKED and not _is_apart(worker)):
+        if worker.done >= max_jobs or (worker.leaked >= min(MOST_LEAKED, worker.threads) and not _is_apart(worker)):
             log.info("worker.recycles: %d attempts done, %d threads leaked", worker.done, worker.leaked)
             break
     asked.cancel()

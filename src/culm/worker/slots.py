@@ -27,6 +27,7 @@ from culm.outcome import Failed, Outcome, Released
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.decision import decision_of
+from culm.worker.hooked import Hooked
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.tally import Tally
 from culm.worker.wrapped import Wrapped
@@ -56,7 +57,7 @@ class Slots:
     def __init__(
         self,
         app: App,
-        runner: Runner | Wrapped,
+        runner: Runner | Wrapped | Hooked,
         gatherer: Gathering,
         *,
         concurrency: int,
@@ -278,6 +279,8 @@ class Slots:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
         self._closing = True
         self.release_buffered()
+        for attempt in [a for a in self.running if a.waits]:
+            self._stop(attempt, "shutdown")
         done, hurried = asyncio.ensure_future(self._empty.wait()), asyncio.ensure_future(hurry.wait())
         await asyncio.wait([done, hurried], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         done.cancel()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from culm.worker.ending import ending
+from culm.worker.health import Health
 from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
 from culm.worker.orphans import adopts_orphans, reap_orphans
@@ -54,6 +55,7 @@ class Supervisor:
         start_s: a process that is not ready after so long is killed.
         beat_s: how often leases must be extended.
         one_more: arguments of the n-th process, from 1; none of those apart.
+        health: told how they are.
         max_rss: bytes; a process that is larger is replaced when what it runs has ended, one twice as large at once.
     """
 
@@ -69,6 +71,7 @@ class Supervisor:
         beat_s: float = 10.0,
         max_rss: int | None = None,
         one_more: Callable[[int], Sequence[str]] = lambda _: (),
+        health: Health | None = None,
     ) -> None:
         each = [*command, f"--concurrency={concurrency}"]
         self._places = [Place(str(n), [*each, *one_more(n)], concurrency=concurrency) for n in range(1, processes + 1)]
@@ -82,6 +85,8 @@ class Supervisor:
         self._beat_s = beat_s
         self._hold_at = 0.0  # when the leases of suspects who wait are to be extended
         self._max_rss = max_rss
+        self._health = health
+        self._good = 0.0  # when the store last answered all of them
         self._proven = False  # a process was ready once: the configuration works
         self._look_at = 0.0
         self._idle_since: dict[Place, float] = {}
@@ -110,6 +115,8 @@ class Supervisor:
             self._abandon(wake)
         finally:
             self._end()
+            if self._health is not None:
+                self._health.close()
             signal.set_wakeup_fd(old_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -258,6 +265,7 @@ class Supervisor:
     def _look(self, now: float) -> None:
         late, self._look_at = now - self._look_at > 2 * LOOK_S, now + LOOK_S
         tell_systemd("WATCHDOG=1")
+        self._tell_health(now)
         for place in self._all:
             if place.process is not None and not place.killed:
                 self._look_at_one(place, now, late=late)
@@ -265,6 +273,14 @@ class Supervisor:
             self._rest(place, now)
         if self._suspects.waiting:
             self._pass_on()
+
+    def _tell_health(self, now: float) -> None:
+        """As of the one that is worst; while one is being replaced, as of before: that grows old, if it takes long."""
+        if self._health is None:
+            return
+        if all(p.ready and p.process is not None for p in self._places):
+            self._good = min(min(head.good_ms, head.ticked_ms) for head in (p.board.head() for p in self._places)) / 1000
+        self._health.tick(now, self._good, "it is stopping" if self._kill_at is not None else "")
 
     def _look_at_one(self, place: Place, now: float, *, late: bool) -> None:
         """late: after a sleep of our own, they get another look."""

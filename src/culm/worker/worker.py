@@ -22,7 +22,6 @@ from culm.commit import Held
 from culm.duration import Seconds, to_ms
 from culm.errors import ConfigError, StoreError
 from culm.lanes import gathering
-from culm.middleware import Middleware
 from culm.options import check_name
 from culm.store import FullStore, Hint, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
@@ -32,14 +31,15 @@ from culm.worker.board import Board
 from culm.worker.cancels import hear_cancels
 from culm.worker.children import Children
 from culm.worker.claimer import Claimer
+from culm.worker.health import Health
 from culm.worker.heart import ThreadHeart, beat
+from culm.worker.hooked import around
 from culm.worker.leash import Leash
 from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
 from culm.worker.slots import Slots
 from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
-from culm.worker.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -65,9 +65,11 @@ class WorkerOptions(TypedDict, total=False):
     poll: Seconds  # how often to look behind the hints; 1
     grace: Seconds  # how long a stop waits for what runs; 30
     stuck_after: Seconds  # the heart stops when the loop has not ticked for so long; the lease
+    threads: int  # for def tasks, at once, those that cannot be stopped included; the concurrency
     children: int  # processes for runs_in="process" tasks, at once; the number of processors
     heart: Literal["thread", "loop"]  # "loop": no thread, for simulations
     metrics: str | None  # HOST:PORT on this machine where Prometheus may ask
+    health: str | None  # a file that is touched while the store answers, or HOST:PORT on this machine for /livez and /readyz
 
 
 class Worker:
@@ -88,9 +90,11 @@ class Worker:
         poll: Seconds = 1.0,
         grace: Seconds = 30.0,
         stuck_after: Seconds | None = None,
+        threads: int | None = None,
         children: int | None = None,
         heart: Literal["thread", "loop"] = "thread",
         metrics: str | None = None,
+        health: str | None = None,
     ) -> None:
         self.name = f"worker-{app.new_id()}"
         self._app = app
@@ -106,17 +110,20 @@ class Worker:
         self._grace_s = to_ms(grace, "grace") / 1000
         self._stuck_s = (self._lease_ms if stuck_after is None else to_ms(stuck_after, "stuck_after")) / 1000
         self._heart_kind = heart
+        self.threads = self._concurrency if threads is None else _concurrency(threads, "threads")
         self._most_children = children if children is None else _concurrency(children, "children")
         self.leash: Leash | None = None  # set before it starts
         self._board: Board | None = None
         self._metrics = None if metrics is None else parse_address(metrics)
         self._endpoint: Endpoint | None = None
+        self._health_at = health
+        self.health: Health | None = None
         self.meter: Meter | None = None  # what it counts, if it serves metrics
         self._hurry: asyncio.Event | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._obedience: Obedience | None = None
         self._obeying: asyncio.Task[None] | None = None
-        self._ticked = 0.0
+        self._ticked = self._beaten = 0.0  # when its loop turned, and when its heart was answered
         self._started_ms = 0
 
     # -- life ---------------------------------------------------------------------------------------------------------------
@@ -138,8 +145,9 @@ class Worker:
         store = self._store = app.store
         app.payloads.ready()
         self._started_ms = app.clock.now_ms()
+        self._unready = ""
         self._ticked = time.monotonic()
-        self._threads = Threads()
+        self._threads = Threads(self.threads)
         now = time.monotonic if self._heart_kind == "thread" else loop.time
         meter = self.meter = None if self._metrics is None else Meter(app.tasks, now)
         seam = store if meter is None else measured(store, meter)
@@ -147,12 +155,11 @@ class Worker:
         self._claimer = Claimer(seam, self.queues, name=self.name, for_ms=self._lease_ms, poll_ms=self._poll_ms, rng=app.rng)
         self._children = Children(self._most_children)
         runner = Runner(app.tasks, store, app.payloads, self._threads, self._children, app.rng, now)
-        wraps: list[Middleware] = [*([] if app.tracing is None else [app.tracing]), *app.wraps]
         leash = self.leash
         self._board = Board(leash.board_fd, self._concurrency) if leash is not None else None
         self._slots = Slots(
             app,
-            Wrapped(runner, wraps) if wraps else runner,
+            around(runner, app),
             self._gatherer,
             concurrency=self._concurrency,
             tally=Tally(self.queues),
@@ -162,6 +169,8 @@ class Worker:
             watch=None if meter is None else meter.around,
         )
         self._endpoint = None if meter is None else self._serve(meter)
+        if self._health_at is not None:
+            self.health = Health(self._health_at, stuck_s=self._stuck_s, fresh_s=(self._lease_ms + self._poll_ms) / 1000)
         self._hurry = asyncio.Event()
         self._loop = loop
         if self._board is not None:
@@ -193,6 +202,7 @@ class Worker:
         if self._hurry is None:
             return
         self._claimer.stop()
+        self._unready = "it is stopping"
         try:
             await asyncio.wait([self._claiming])
             if self.failed is not None:
@@ -211,6 +221,8 @@ class Worker:
                 self._heart.ask_to_stop()
             self._threads.close()
             self._children.kill()
+            if self.health is not None:
+                self.health.close()
             self._hurry = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._children.ended()
@@ -270,6 +282,8 @@ class Worker:
             ("culm_running_jobs", "Attempts that run now.", lambda: float(len(slots.running))),
             ("culm_concurrency", "Attempts that may run at once.", lambda: float(slots.concurrency)),
             ("culm_leaked_threads", "Threads that go on although the outcome of their job is written.", lambda: float(threads.leaked)),
+            ("culm_threads", "Threads that def tasks may have at once, leaked ones included.", lambda: float(threads.most)),
+            ("culm_thread_waits", "Jobs that wait for a thread.", lambda: float(threads.waiting)),
         ]
         return Endpoint(self._metrics, meter, self._store, gauges)
 
@@ -298,6 +312,7 @@ class Worker:
         )
 
     def leases_are(self, held: Sequence[Held], states: Sequence[LeaseState]) -> None:
+        self._beaten = time.monotonic()
         if any(state != "held" for state in states):
             self._loop.call_soon_threadsafe(self._slots.leases_are, held, states)
 
@@ -325,6 +340,8 @@ class Worker:
             self._ticked = time.monotonic()
             if self._board is not None:
                 self._show_on(self._board)
+            if self.health is not None:
+                self.health.tick(self._ticked, self._good, self._unready)
             now = self._loop.time()
             self._slots.scan(now)
             self._slots.tally.tick(now, self._slots.running, self._slots.buffer)
@@ -336,7 +353,13 @@ class Worker:
         return self.leash is not None and self.leash.apart
 
     def _show_on(self, board: Board) -> None:
-        board.tick(self._slots.done, len(self.held()) if self._is_apart else 0, self._threads.leaked)  # left: only there is it asked for
+        left = len(self.held()) if self._is_apart else 0  # only there is it asked for
+        board.tick(self._slots.done, left, leaked=self._threads.leaked, good_ms=round(self._good * 1000))
+
+    @property
+    def _good(self) -> float:
+        """When the store last answered; where nobody claims, the heart."""
+        return max(self._claimer.answered, self._beaten) if self._claimer.rests else self._claimer.answered
 
     async def _news(self) -> None:
         """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""
