@@ -28,6 +28,7 @@ test: lint types servers
 servers: # what the tests start for themselves; installed where it is missing
 	sh benchmarks/peers/install_redis.sh
 	sh benchmarks/peers/install_postgres.sh
+	sh benchmarks/peers/install_pooler.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

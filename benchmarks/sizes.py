@@ -1,8 +1,8 @@
-"""`python -m benchmarks.sizes [--jobs 1000000] [--open 4000]`: how large culm's tables and indexes become in a PostgreSQL that is always busy.
+"""`python -m benchmarks.sizes [--jobs 1000000] [--open 4000]`: how large culm's tables become in a PostgreSQL that is always busy.
 
-So many jobs go through a private server while only a few are open: batches of 500 are sent, claimed and ended by two loops. Most jobs leave nothing;
-a tenth is kept for ten seconds, and two of a batch are trees of three (a child, a join, an event and a trigger). Retention sweeps beside it.
-The server's autovacuum is as it comes. Nothing here is a rate: sizes do not depend on how busy the machine is.
+So many jobs go through a private server while only a few are open: batches of 500 are sent, claimed and ended by two loops. Most
+jobs leave nothing; a tenth is kept for ten seconds, and of every tenth batch two are trees of three (a child, a join, an event and
+a trigger). Retention sweeps beside it. The server's autovacuum is as it comes. Nothing here is a rate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -64,7 +64,9 @@ class Traffic:
             if self.sent - self.ended < self._most_open and self.sent < self._jobs:
                 ids = [f"{time.time_ns():020x}-{name}-{at}" for at in range(BATCH)]
                 self.sent += BATCH
-                await self._store.commit([Commit(send=(Job(id=i, task="t", args=b"\x91" + b"x" * 90),)) for i in ids], batch=(f"s{name}", number))
+                await self._store.commit(
+                    [Commit(send=(Job(id=i, task="t", args=b"\x91" + b"x" * 90),)) for i in ids], batch=(f"s{name}", number)
+                )
             claimed = await self._store.claim(["default"], lease=f"w{name}/{number}", limit=BATCH, for_ms=LEASE_MS)
             if claimed.deliveries:
                 await self._store.commit(list(self._ends(claimed.deliveries, number)), batch=(f"e{name}", number))
@@ -72,7 +74,7 @@ class Traffic:
             elif self.sent >= self._jobs:
                 await asyncio.sleep(0.01)
 
-    def _ends(self, deliveries: list[Delivery], number: int) -> Iterator[Commit]:
+    def _ends(self, deliveries: Sequence[Delivery], number: int) -> Iterator[Commit]:
         keep_ms = KEPT_MS if number % KEPT_EVERY == 0 else 0
         trees = TREES if number % KEPT_EVERY == 1 else 0  # one commit that is not plain makes its whole batch go the long way
         for delivery in deliveries:
@@ -95,7 +97,9 @@ def _tree(held: Held) -> Commit:
     child = Job(id=f"{root}~child", task="t", topic="over", keep_ms=KEPT_MS)
     join = Job(id=f"{root}~join", task="t", after_ms=None, keep_ms=KEPT_MS)
     trigger = Trigger(join.id, root, (("over", 1), ("said", 1)), 2)
-    return Commit(fence=held, outcome=Succeeded(), keep_ms=KEPT_MS, send=(child, join), emit=(Event(root, "said", "it"),), triggers=(trigger,))
+    return Commit(
+        fence=held, outcome=Succeeded(), keep_ms=KEPT_MS, send=(child, join), emit=(Event(root, "said", "it"),), triggers=(trigger,)
+    )
 
 
 def sizes(server: PostgresServer) -> dict[str, Size]:
@@ -108,7 +112,10 @@ def show(found: dict[str, Size], ended: int, names: tuple[str, ...] = ("jobs", "
     cells = [f"{_mb(found[n].table_bytes)} + {_mb(found[n].index_bytes)}" for n in names]
     rest = total - sum(found[n].table_bytes + found[n].index_bytes for n in names)
     dead = sum(s.dead for s in found.values())
-    print(f"| {ended:,} | {' | '.join(cells)} | {_mb(rest)} | {_mb(total)} | {dead:,} | {sum(s.autovacuums for s in found.values())} |", flush=True)
+    print(
+        f"| {ended:,} | {' | '.join(cells)} | {_mb(rest)} | {_mb(total)} | {dead:,} | {sum(s.autovacuums for s in found.values())} |",
+        flush=True,
+    )
 
 
 def _mb(size: int) -> str:

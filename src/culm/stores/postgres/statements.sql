@@ -2,7 +2,7 @@
 
 -- name: server  (schema) -> what the server is, what its settings promise, how many connections it takes
 SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
-    pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
+    pg_backend_pid() AS pid, pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
     current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
     current_setting('synchronous_standby_names') <> '' AS standbys,
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,

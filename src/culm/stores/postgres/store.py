@@ -150,6 +150,8 @@ class PostgresStore:
         first, self._server = self._server is None, server
         if first:
             log.info("store: %s", self)
+            if server.pooled and self.address.listen:
+                log.warning("postgres.pooler: %s is a pooler; unless it keeps sessions, add ?listen=off to the address", self.address)
 
     def _here(self) -> _Ends:
         loop = asyncio.get_running_loop()
@@ -304,8 +306,13 @@ class PostgresStore:
             durability=server.durability,
             layout=LAYOUT,
             now_ms=self.now() or now,
-            more={"schema": self.address.schema},
+            more={"schema": self.address.schema, "wakes": self._wakes(server)},
         )
+
+    def _wakes(self, server: Server) -> str:
+        """How whoever waits hears of it."""
+        how = "LISTEN" if self.address.listen else f"by polling, every {POLL_MS} ms (listen=off)"
+        return f"{how}, behind a pooler" if server.pooled else how
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         return int(await self._run("replay", self.now(), list(job_ids)))
