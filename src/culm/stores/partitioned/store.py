@@ -17,6 +17,7 @@ from culm.errors import ConfigError, StoreUnavailable
 from culm.job import Delivery
 from culm.store import (
     Absent,
+    Blobs,
     Claimed,
     ClaimOrder,
     Condition,
@@ -24,6 +25,7 @@ from culm.store import (
     FullStore,
     Hint,
     JobView,
+    KeepsBlobs,
     LeaseState,
     Pending,
     QueueCounts,
@@ -33,6 +35,7 @@ from culm.store import (
     WorkerInfo,
 )
 from culm.stores.partitioned.address import MOST_PARTITIONS
+from culm.stores.partitioned.blobs import PartitionedBlobs
 from culm.stores.partitioned.claims import Claims, Question
 from culm.stores.partitioned.commits import Commits
 from culm.stores.partitioned.marks import Marks
@@ -67,10 +70,17 @@ class PartitionedStore:
         self._commits = Commits(self._partitions, outbox)
         self._claims = Claims(self._partitions, outbox)
         self._waiter = waiter or EachWaits(self._partitions)
-        self._first = stores[0]
+        self._stores = stores
 
     def __str__(self) -> str:
-        return f"{self._count} partitions, the first of them {self._first}"
+        return f"{self._count} partitions, the first of them {self._stores[0]}"
+
+    @property
+    def blobs(self) -> Blobs:
+        """Raises AttributeError, as if it were not there, when a partition has no place for them."""
+        if not all(isinstance(store, KeepsBlobs) for store in self._stores):
+            raise AttributeError("blobs")
+        return PartitionedBlobs(self._at, self._count)
 
     # -- whom to ask ----------------------------------------------------------------------------------------------------------
 

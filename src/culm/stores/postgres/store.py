@@ -41,6 +41,7 @@ from culm.store import (
 from culm.stores.bells import Bells
 from culm.stores.postgres import reads, wire
 from culm.stores.postgres.address import Address
+from culm.stores.postgres.blobs import PostgresBlobs
 from culm.stores.postgres.faults import NOT_PLAIN, state_of, translated
 from culm.stores.postgres.hints import Subscription, publish
 from culm.stores.postgres.link import Link
@@ -137,6 +138,7 @@ class PostgresStore:
         self._latest: _Ends | None = None  # nearly every call comes from one loop
         self._lock = threading.Lock()
         self._closed = False
+        self.blobs = PostgresBlobs(lambda: self._here().link, self.now)
 
     def __str__(self) -> str:
         durability = self._server.durability if self._server is not None else "the first connection says how durable it is"
