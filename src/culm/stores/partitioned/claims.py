@@ -230,10 +230,17 @@ class Round:
         return True
 
     def next_ms(self) -> int | None:
+        """Of those that can be asked then: one whose answer is missing is asked again when that has come, which ends a wait."""
         now, me = self._loop.time(), self._me
         known = [ms for ms in self._next_ms.values() if ms is not None]
-        known += [max(0, round((due - now) * 1000)) for p, due in me.due_at.items() if due is not None and p not in self._next_ms]
-        known += [ms for p in self._partitions if (ms := p.back_in_ms()) is not None]
+        for place, partition in enumerate(self._partitions):
+            due = me.due_at.get(place)
+            if place in me.late:
+                continue
+            if (ms := partition.back_in_ms()) is not None:
+                known.append(ms)
+            elif due is not None and place not in self._next_ms:
+                known.append(max(0, round((due - now) * 1000)))
         return min(known, default=None)
 
 
@@ -251,10 +258,10 @@ class Claims:
         self._claimers: dict[str, Claimer] = {}
         self._rung: set[Place] = set()
 
-    def late(self) -> list[Asked]:
+    def late(self) -> dict[Asked, Place]:
         """What is still asked on this event loop: its answer may be work."""
         loop = asyncio.get_running_loop()
-        return [task for me in self._claimers.values() for task in me.late.values() if task.get_loop() is loop]
+        return {task: place for me in self._claimers.values() for place, task in me.late.items() if task.get_loop() is loop}
 
     def rung(self, places: set[Place]) -> None:
         """Something was sent there: the next claim begins with them, and returns what they have before it looks further."""
