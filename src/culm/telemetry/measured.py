@@ -53,6 +53,7 @@ class _MeasuredLanes(Measured):
     def __init__(self, store: LanedStore, meter: Meter) -> None:
         super().__init__(store, meter)
         self.lane = store.lane
+        self.owed = store.owed
 
 
 def measured(store: Store, meter: Meter) -> Measured:

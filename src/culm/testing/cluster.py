@@ -37,6 +37,7 @@ from culm.testing.virtual_loop import VirtualLoop, run
 from culm.worker.worker import Worker
 
 QUIET_MS = 8_000  # lease, largest pause and slowest call, and a margin; then nothing may be left
+SETTLE_S = 4.0  # twice the slowest call there and back
 OUT = Faults(before=0.5, after=1.0)
 
 
@@ -258,7 +259,7 @@ class Cluster:
             self._leave(node)
         waiting = [task for node, task in self._asked if node not in self._loop.killed]
         await asyncio.wait(waiting, timeout=60)
-        await asyncio.sleep(0.01)  # for what was cancelled to end
+        await asyncio.sleep(SETTLE_S)  # for what was cancelled, or is still asked in vain, to end
 
     def _left(self) -> list[str]:
         """Tasks of living nodes that should be over."""

@@ -19,6 +19,7 @@ from culm.testing.cluster_history import Note
 from culm.testing.cluster_lives import GIVE_UP, Life, Lives, lives_of
 from culm.testing.cluster_plan import LEASE_MS, Plan
 from culm.testing.cluster_tasks import FIRST_MS, TIMES, token_of
+from culm.testing.cluster_truth import PATIENCE_S
 
 FOREVER_MS = 30 * 86_400_000
 RETRIED = ("flaky", "slow")  # tasks with a retry policy
@@ -308,6 +309,8 @@ def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
             failed = [bitten.get(f"{call}.before", 0) + bitten.get(f"{call}.after", 0) for call in ("commit", "claim")]
             # A call that was slow already when the stop began is given up sooner.
             given_up = max(failed) >= (1 if lives.plan.faults.slow_ms >= LEASE_MS else GIVE_UP)
+            # A partition that answers later than its patience, or not at all, is left; what it granted then comes back with its lease.
+            given_up |= len(lives.tables) > 1 and (lives.plan.faults.slow_ms > 2 * PATIENCE_S * 1000 or failed[1] > 0)
             if held and not given_up:
                 yield "I34", f"{node} stopped gracefully, and still holds {held}"
         elif n.node in over and n.what in ("start", "end"):

@@ -26,6 +26,7 @@ log = logging.getLogger("culm.partitions")
 BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
+OWED_TRIES = 5  # to get a missing answer when its claimer claims no more
 MOST_CLAIMERS = 1_000  # of this process, remembered
 
 Asked: TypeAlias = "asyncio.Task[Claimed | StoreError]"
@@ -49,6 +50,7 @@ class Claimer:
 
     def __init__(self) -> None:
         self.lease = ""  # the last that was granted something
+        self.asked: Question | None = None  # its last claim
         self.granted: dict[tuple[Place, str], None] = {}  # by whom, and under which name of it
         self.owed: dict[Place, str] = {}  # a lease whose reply is missing
         self.late: dict[Place, Asked] = {}
@@ -202,6 +204,18 @@ class Round:
                 del me.late[place]
                 await self._take(place, task.result())
 
+    async def owed(self) -> None:
+        """What was granted in answers that are missing. To ask again under that lease may grant one more, but no more than that."""
+        if late := list(self._me.late.values()):
+            await asyncio.wait(late, timeout=self._patience_s)
+        await self._collect()
+        owing = [p for p in self._me.owed if p not in self._me.late]
+        for n in range(OWED_TRIES):
+            owing = [p for p in owing if p in self._me.owed]
+            if owing and n:
+                await asyncio.sleep(self._patience_s / OWED_TRIES)
+            await self._ask([(p, 1) for p in owing])
+
     async def again(self) -> None:
         """What the lease still holds, from those that granted something under it. Raises StoreUnavailable."""
         q = self._asked
@@ -270,6 +284,7 @@ class Claims:
     async def claim(self, asked: Question) -> Claimed:
         """Raises StoreUnavailable: no partition answered. Asking again with the lease is safe."""
         me = self._known(asked.lease.rpartition("/")[0])
+        me.asked = asked
         if me.queues != asked.queues:
             me.queues, me.due_at = asked.queues, {}
         round_ = Round(self._partitions, self._outbox, me, asked)
@@ -288,6 +303,14 @@ class Claims:
         if round_.left() < 0:
             await round_.give_back()
         return Claimed(round_.found, round_.next_ms())
+
+    async def owed(self, claimer: str) -> list[Delivery]:
+        me = self._claimers.get(claimer)
+        if me is None or me.asked is None or not (me.owed or me.late):
+            return []
+        round_ = Round(self._partitions, self._outbox, me, me.asked)
+        await round_.owed()
+        return round_.found
 
     def _known(self, name: str) -> Claimer:
         me = self._claimers.pop(name, None) or Claimer()

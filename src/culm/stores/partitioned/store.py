@@ -140,6 +140,9 @@ class PartitionedStore:
         await self._marks.open()
         return await self._claims.claim(Question(queues, lease, limit, for_ms, order))
 
+    async def owed(self, claimer: str) -> list[Delivery]:
+        return await self._claims.owed(claimer)
+
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
         """Of a partition that is away nobody can take anything: what lies there is held. Raises when all are away."""
         places: dict[Place, list[int]] = {}
