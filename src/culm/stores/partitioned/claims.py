@@ -26,7 +26,7 @@ log = logging.getLogger("culm.partitions")
 BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
-OWED_TRIES = 5  # to get a missing answer when its claimer claims no more
+TRIES = 5  # of what nobody would ask again
 MOST_CLAIMERS = 1_000  # of this process, remembered
 
 Asked: TypeAlias = "asyncio.Task[Claimed | StoreError]"
@@ -210,10 +210,10 @@ class Round:
             await asyncio.wait(late, timeout=self._patience_s)
         await self._collect()
         owing = [p for p in self._me.owed if p not in self._me.late]
-        for n in range(OWED_TRIES):
+        for n in range(TRIES):
             owing = [p for p in owing if p in self._me.owed]
             if owing and n:
-                await asyncio.sleep(self._patience_s / OWED_TRIES)
+                await asyncio.sleep(self._patience_s / TRIES)
             await self._ask([(p, 1) for p in owing])
 
     async def again(self) -> None:
@@ -232,15 +232,20 @@ class Round:
         self.found += [d for d, gone in zip(surplus, given, strict=True) if not gone]
 
     async def _give_back(self, d: Delivery) -> bool:
-        """False: it could not be; then the claimer has more than it asked for."""
+        """False: it was not; then the claimer has more than it asked for. What may have been given back must not run here."""
         partition = self._partitions[place_of_job(d.job.id, len(self._partitions))]
         back = [Commit(fence=Held(d.job.id, d.lease), outcome=Released())]
         try:
             partition.refuse_while_away()
             store = await partition.store()
-            await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)))
         except StoreUnavailable:
             return False
+        for _ in range(TRIES):
+            try:
+                await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)))
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(self._patience_s / TRIES)
         return True
 
     def next_ms(self) -> int | None:
