@@ -1,8 +1,8 @@
-"""`python -m benchmarks.sizes [--jobs 1000000] [--open 4000]`: how large culm's tables become in a PostgreSQL that is always busy.
+"""`python -m benchmarks.sizes [--jobs 1000000] [--naptime 1min]`: how large culm's tables become in a PostgreSQL that is always busy.
 
 So many jobs go through a private server while only a few are open: batches of 500 are sent, claimed and ended by two loops. Most
 jobs leave nothing; a tenth is kept for ten seconds, and of every tenth batch two are trees of three (a child, a join, an event and
-a trigger). Retention sweeps beside it. The server's autovacuum is as it comes. Nothing here is a rate.
+a trigger). Retention sweeps beside it. The server's autovacuum is as it comes, but for how often it looks. Nothing here is a rate.
 """
 
 from __future__ import annotations
@@ -149,11 +149,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--open", type=int, default=4_000, help="at most so many at a time")
     parser.add_argument("--lines", type=int, default=20, help="how often the sizes are printed")
+    parser.add_argument("--naptime", default="1min", help="how often autovacuum looks, as the server's setting")
     asked = parser.parse_args()
     print("| jobs ended | `jobs`, MB + indexes | `ready` | `done` | `leases` | others | all | dead rows | autovacuums |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        server = PostgresServer(Path(folder) / "server", **SETTINGS)
+        server = PostgresServer(Path(folder) / "server", **SETTINGS, autovacuum_naptime=asked.naptime)
         try:
             asyncio.run(migrate(parse(server.url())))
             asyncio.run(run(server, jobs=asked.jobs, most_open=asked.open, lines=asked.lines))

@@ -140,7 +140,7 @@ PEERS = (
         queue="pgqueuer",
         mode="at least once",
         how="batches of 100, 200 at once",
-        worker=("pgq", "run", f"{module('pgqueuer')}:worker", "--batch-size", "100", "--max-concurrent-tasks", "200"),
+        worker=("python", "-m", module("pgqueuer")),
         prepare=("pgq", "install"),
         store="postgres",
         rates=Rates(enqueue=1_000, drain=2_000, callers=800, round_trips=60),

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import uvloop
 from pgqueuer import PgQueuer
 from pgqueuer.core.completion import CompletionWatcher
 from pgqueuer.db import AsyncpgPoolDriver
@@ -18,6 +19,7 @@ from pgqueuer.queries import Queries
 from benchmarks.peers.contract import URL, AsyncClient, tick
 
 FILL = 1_000
+BATCH = 100
 queries: Any = None
 driver: Any = None
 watcher: Any = None
@@ -63,3 +65,12 @@ async def call(i: int, poll_s: float) -> None:
 
 
 CLIENT = AsyncClient(start=start, enqueue=enqueue, call=call, fill=fill)
+
+
+async def main() -> None:
+    queue = await worker()
+    await queue.run(batch_size=BATCH, max_concurrent_tasks=2 * BATCH)
+
+
+if __name__ == "__main__":  # the command line of 1.6.0 cannot start a worker: it stumbles over its own --log-level
+    uvloop.run(main())
