@@ -2,7 +2,7 @@
 # make check   the quick loop: lint, types, tests that need no server, under a minute
 # make test    everything
 # make bench   measure, beside the raw ceilings of this machine
-# make bench-peers   measure, beside other queues, on a Redis of its own
+# make bench-peers   measure, beside other queues, on servers of its own
 
 PYTHON ?= python3
 VENV := .venv

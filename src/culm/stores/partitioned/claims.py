@@ -209,9 +209,8 @@ class Round:
         if late := list(self._me.late.values()):
             await asyncio.wait(late, timeout=self._patience_s)
         await self._collect()
-        owing = [p for p in self._me.owed if p not in self._me.late]
         for n in range(TRIES):
-            owing = [p for p in owing if p in self._me.owed]
+            owing = [p for p in self._me.owed if p not in self._me.late]  # what is still asked by then is left
             if owing and n:
                 await asyncio.sleep(self._patience_s / TRIES)
             await self._ask([(p, 1) for p in owing])
