@@ -48,6 +48,7 @@ async def test_a_server_that_cannot_sync_acknowledges_nothing_and_loses_nothing(
         with failing_sync(server.processes(), tmp_path) as refused:
             while not panicked():
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)  # for the replies that were sent before
             began = time.monotonic()
             await asyncio.sleep(1)  # the fault itself: nothing is awaited
             ended = time.monotonic()
