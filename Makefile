@@ -2,7 +2,7 @@
 # make check   the quick loop: lint, types, tests that need no server, under a minute
 # make test    everything
 # make bench   measure, beside the raw ceilings of this machine
-# make bench-peers   measure, beside other queues, on a Redis of its own
+# make bench-peers   measure, beside other queues, on servers of its own
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,6 +28,7 @@ test: lint types servers
 servers: # what the tests start for themselves; installed where it is missing
 	sh benchmarks/peers/install_redis.sh
 	sh benchmarks/peers/install_postgres.sh
+	sh benchmarks/peers/install_pooler.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

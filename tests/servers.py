@@ -78,7 +78,7 @@ class RedisServer:
             *options,
         ]
         with (self.folder / "redis.log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)  # noqa: PLW1509  # nothing else keeps it from outliving a killed test
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509  # nothing else keeps it from outliving a killed test
         ends_at = time.monotonic() + 20
         while not self.ask("PING").startswith((b"+PONG", b"-NOAUTH")):
             if self._child.poll() is not None or time.monotonic() > ends_at:
@@ -135,7 +135,7 @@ class PostgresServer:
         self._settings = {"max_connections": "60", "unix_socket_directories": "", "listen_addresses": HOST, **settings}
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
-        _give_away(self.place)
+        give_away(self.place)
         self._run("initdb", "-D", str(self.data), "-U", self.USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
         self.start()
 
@@ -152,9 +152,9 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, or start it again on the same port and folder."""
         options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
-        command = _as_nobody(_program("postgres"), "-D", str(self.data), "-p", str(self.port), *options)
+        command = as_nobody(_program("postgres"), "-D", str(self.data), "-p", str(self.port), *options)
         with (self.folder / "log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, start_new_session=True)  # noqa: PLW1509
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent, start_new_session=True)  # noqa: PLW1509
         ends_at = time.monotonic() + 30
         while subprocess.run([_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)], check=False).returncode != 0:
             if self._child.poll() is not None or time.monotonic() > ends_at:
@@ -184,10 +184,18 @@ class PostgresServer:
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return [line.split("\x1f") for line in found.splitlines()]
 
+    def processes(self) -> list[int]:
+        """Of those that live now, the first of them first."""
+        return [self.pid, *_children_of(self.pid)]
+
+    def is_alive(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """To all of its processes."""
         assert self._child is not None
-        os.killpg(self._child.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            os.killpg(self._child.pid, number)
         for backend in _children_of(self._child.pid):  # each is a session of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(backend, number)
@@ -204,7 +212,7 @@ class PostgresServer:
         shutil.rmtree(self.place, ignore_errors=True)
 
     def _run(self, name: str, *words: str) -> None:
-        done = subprocess.run(_as_nobody(_program(name), *words), capture_output=True, check=False, cwd=self.place)
+        done = subprocess.run(as_nobody(_program(name), *words), capture_output=True, check=False, cwd=self.place)
         if done.returncode:
             raise RuntimeError(f"{name} failed:\n{done.stderr.decode()[-2000:]}")
 
@@ -218,13 +226,13 @@ def _program(name: str) -> str:
     return program
 
 
-def _as_nobody(*command: str) -> list[str]:
+def as_nobody(*command: str) -> list[str]:
     if os.getuid() != 0:
         return list(command)
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig", "KILL", *command]
 
 
-def _give_away(folder: Path) -> None:
+def give_away(folder: Path) -> None:
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
 
@@ -378,5 +386,5 @@ def free_port() -> int:
         return port
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,13 +1,15 @@
 """`python -m benchmarks.peers [PEER ...] [--rounds 3] [--seconds 6] [--json FILE]`: culm beside other queues, on the same store.
 
 In each round every peer is measured right after culm, on a redis-server that is started for this run and flushed before each
-measurement (huey once more on SQLite, beside culm on SQLite). What fails is named in the table, and in exit code 1. Linux only: it
-finds left-over processes in /proc. Stop it with Ctrl-C or SIGTERM: then it stops what it started.
+measurement (huey once more on SQLite; pgqueuer and Procrastinate on a private PostgreSQL, in a new database each time), culm on the
+same. What fails is named in the table, and in exit code 1. Linux only: it finds left-over processes in /proc. Stop it with Ctrl-C or
+SIGTERM: then it stops what it started.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import platform
 import signal
 import sys
@@ -20,6 +22,7 @@ from msgspec import Struct
 from benchmarks.peers.environments import version
 from benchmarks.peers.failed import Failed
 from benchmarks.peers.measure import STORES, Figures, Runs, measured
+from benchmarks.peers.postgres_server import postgres_server
 from benchmarks.peers.redis_server import redis_server
 from benchmarks.peers.roster import CULM, PEERS, Peer
 from benchmarks.peers.table import Failure, Pair, Row, failures, rows, text
@@ -68,10 +71,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that every block is left, with what it started
     peers = [p for p in PEERS if not asked.peers or p.name in asked.peers]
     found: list[list[Pair]] = []
-    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        port = stack.enter_context(redis_server(folder))
+        on_postgres = any(p.store == "postgres" for p in peers)
+        databases = stack.enter_context(postgres_server(folder)) if on_postgres else None
         for number in range(1, asked.rounds + 1):
             print(f"round {number} of {asked.rounds} ...", file=sys.stderr, flush=True)
-            found.append(one_round(peers, Runs(port=port, seconds=asked.seconds), culm_url=asked.culm_url))
+            found.append(one_round(peers, Runs(port=port, databases=databases, seconds=asked.seconds), culm_url=asked.culm_url))
     by_peer = [(peer, [pairs[at] for pairs in found]) for at, peer in enumerate(peers)]
     report = Report(
         culm=version("culm"),

@@ -21,15 +21,16 @@ from msgspec import Struct
 
 from benchmarks.peers.environments import programs
 from benchmarks.peers.failed import Failed, tail
+from benchmarks.peers.postgres_server import Databases
 from benchmarks.peers.redis_server import ask as ask_redis
-from benchmarks.peers.roster import Peer
-from benchmarks.peers.running import Place, ask, worker
+from benchmarks.peers.roster import Peer, StoreName
+from benchmarks.peers.running import Place, ask, prepare, worker
 
 Workload = Literal["drain", "enqueue", "callers", "round_trip"]
 WORKLOADS: tuple[Workload, ...] = ("drain", "enqueue", "callers", "round_trip")
 Figures = dict[Workload, float | Failed]  # a second; round_trip in milliseconds
 
-STORES = {"redis": "redis://127.0.0.1:{port}", "sqlite": "sqlite:///{folder}/bench.db"}
+STORES: dict[StoreName, str] = {"redis": "redis://127.0.0.1:{port}", "sqlite": "sqlite:///{folder}/bench.db", "postgres": "{database}"}
 SETTLE_S = 0.3  # for a task that runs twice to show
 LEAST = 100  # tasks, however short the runs are meant to be
 
@@ -38,6 +39,7 @@ class Runs(Struct, frozen=True, kw_only=True):
     """How this run measures."""
 
     port: int  # of the Redis that is ours
+    databases: Databases | None  # of the PostgreSQL that is ours; None: nobody needs it
     seconds: float  # that each workload should take, about
 
     @property
@@ -80,7 +82,11 @@ def _answered(place: Place, runs: Runs) -> Figures:
 def _fresh_place(peer: Peer, found: Path, runs: Runs, url: str) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("CULM_BENCH_DIR"), ignore_cleanup_errors=True) as folder:
         ask_redis(runs.port, "FLUSHALL")
-        yield Place(peer, found, Path(folder), url.format(port=runs.port, folder=folder))
+        database = runs.databases.fresh() if "{database}" in url and runs.databases is not None else ""
+        place = Place(peer, found, Path(folder), url.format(port=runs.port, folder=folder, database=database))
+        if database and peer.prepare:
+            prepare(place)
+        yield place
 
 
 def _or_failed(measure: Callable[[], float]) -> float | Failed:

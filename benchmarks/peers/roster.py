@@ -8,6 +8,7 @@ from msgspec import Struct
 
 # What becomes of a task whose worker dies while it runs.
 Mode = Literal["at least once", "at most once"]
+StoreName = Literal["redis", "sqlite", "postgres"]
 
 
 class Rates(Struct, frozen=True, kw_only=True):
@@ -26,7 +27,8 @@ class Peer(Struct, frozen=True, kw_only=True):
     how: str  # in a few words, for the table
     worker: tuple[str, ...]  # the command; its first word is a program of the environment
     rates: Rates
-    store: Literal["redis", "sqlite"] = "redis"
+    store: StoreName = "redis"
+    prepare: tuple[str, ...] = ()  # makes its tables in a new database of PostgreSQL
     env: dict[str, str] = {}
     answering: tuple[str, ...] = ()  # the worker whose results are kept, where that is another one
 
@@ -44,6 +46,7 @@ CULM = Peer(
     mode="at least once",
     how="1 process, 100 at once",
     worker=("culm", "worker", f"{module('culm')}:app"),
+    prepare=("culm", "migrate", f"{module('culm')}:app"),
     rates=CULM_RATES,
 )
 
@@ -67,6 +70,8 @@ def _huey(name: str, how: str, store: Literal["redis", "sqlite"], rates: Rates) 
     worker = ("huey_consumer", f"{module('huey')}.huey", *options)
     return Peer(name=name, queue="huey", mode="at most once", how=how, worker=worker, store=store, rates=rates)
 
+
+_PROCRASTINATE = ("--log-level", "warning", "-a", f"{module('procrastinate')}.app")
 
 PEERS = (
     _taskiq(
@@ -130,5 +135,26 @@ PEERS = (
         rates=Rates(enqueue=3_000, drain=280, callers=380, round_trips=300),
     ),
     _huey("huey", "popped, 8 threads", "redis", Rates(enqueue=11_000, drain=3_400, callers=1_800, round_trips=1_500)),
+    Peer(
+        name="pgqueuer",
+        queue="pgqueuer",
+        mode="at least once",
+        how="batches of 100, 200 at once",
+        worker=("python", "-m", module("pgqueuer")),
+        prepare=("pgq", "install"),
+        store="postgres",
+        rates=Rates(enqueue=1_000, drain=2_000, callers=800, round_trips=60),
+    ),
+    Peer(
+        name="procrastinate",
+        queue="procrastinate",
+        mode="at least once",
+        how="100 at once, rows deleted",
+        worker=("procrastinate", *_PROCRASTINATE, "worker", "-c", "100", "--delete-jobs", "successful"),
+        answering=("procrastinate", *_PROCRASTINATE, "worker", "-c", "100"),
+        prepare=("procrastinate", *_PROCRASTINATE, "schema", "--apply"),
+        store="postgres",
+        rates=Rates(enqueue=800, drain=400, callers=250, round_trips=60),
+    ),
     _huey("huey SQLite", "popped, 8 threads, FULL", "sqlite", Rates(enqueue=1_000, drain=1_700, callers=500, round_trips=250)),
 )

@@ -16,6 +16,8 @@ from benchmarks.peers.environments import ROOT
 from benchmarks.peers.failed import Failed, tail
 from benchmarks.peers.roster import Peer
 
+PREPARE_S = 60
+
 
 class Place(Struct, frozen=True):
     """Where one measurement of one peer happens."""
@@ -38,6 +40,7 @@ class Place(Struct, frozen=True):
             "PEER_URL": self.url,
             "CULM_URL": self.url,
             "RQ_REDIS_URL": self.url,
+            "PGDSN": self.url,
             "PEER_TICKS": str(self.ticks),
             "PYTHONPATH": str(ROOT),
         }
@@ -54,6 +57,15 @@ def ask(place: Place, workload: str, n: int, *, timeout_s: float) -> dict[str, f
     if done.returncode or not done.stdout:
         raise Failed(f"{workload}, exit {done.returncode}", printed=done.stderr)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def prepare(place: Place) -> None:
+    """Make the peer's tables. Raises Failed."""
+    program, *words = place.peer.prepare
+    command = [str(place.programs / program), *words]
+    done = subprocess.run(command, cwd=place.folder, env=place.env(), capture_output=True, text=True, timeout=PREPARE_S, check=False)
+    if done.returncode:
+        raise Failed(f"its tables, exit {done.returncode}", printed=done.stderr)
 
 
 @contextlib.contextmanager

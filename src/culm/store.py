@@ -313,6 +313,10 @@ class Laned(Protocol):
         """Commits of different lanes need not wait for each other's answers; those of one lane keep their order."""
         ...
 
+    async def owed(self, claimer: str) -> list[Delivery]:
+        """What that claimer, which claims no more, was granted in answers that are missing. What cannot be had soon is left out."""
+        ...
+
 
 @runtime_checkable
 class TellsGrants(Protocol):

@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from culm.stores.postgres.migrate import LAYOUT
 from tests import servers
 from tests.cli.shell import Shell
 
@@ -17,11 +18,15 @@ def new_url() -> str:
 def test_it_makes_the_tables_once_and_says_so(shell: Shell) -> None:
     url = new_url()
     first = shell.run("migrate", url, "--check")
-    assert (first.code, first.out, first.err) == (1, "", "culm: the tables have version 0, and this culm needs 1; run: culm migrate URL\n")
+    assert (first.code, first.out, first.err) == (
+        1,
+        "",
+        f"culm: the tables have version 0, and this culm needs {LAYOUT}; run: culm migrate URL\n",
+    )
     assert shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url).code == 78
-    assert (done := shell.run("migrate", url)).out == "the tables went from version 0 to 1\n", done.err
-    assert shell.run("migrate", "shop:app", "--url", url).out == "the tables had version 1 already\n"
-    assert shell.run("migrate", "--url", url, "--check").out == "the tables have version 1, as needed\n"
+    assert (done := shell.run("migrate", url)).out == f"the tables went from version 0 to {LAYOUT}\n", done.err
+    assert shell.run("migrate", "shop:app", "--url", url).out == f"the tables had version {LAYOUT} already\n"
+    assert shell.run("migrate", "--url", url, "--check").out == f"the tables have version {LAYOUT}, as needed\n"
     assert shell.run("enqueue", "shop:app", "shop.add", "1", "--url", url).code == 0
 
 
@@ -47,5 +52,5 @@ def test_the_doctor_says_what_the_server_survives(shell: Shell) -> None:
     found = done.json
     assert found["engine"].startswith("PostgreSQL ")
     assert found["durability"] == "D1: survives a crash of the server's process, not a power cut (fsync=off)"
-    assert found["layout"] == 1
+    assert found["layout"] == LAYOUT
     assert abs(found["clock_ahead_ms"]) < 1_000

@@ -11,7 +11,7 @@ import pytest
 from culm.errors import ConfigError, StoreUnavailable
 from culm.stores.open import masked
 from culm.stores.postgres.address import parse
-from culm.stores.postgres.migrate import migrate, script
+from culm.stores.postgres.migrate import LAYOUT, migrate, script
 from tests import servers
 from tests.on_postgres.asking import send
 from tests.on_postgres.conftest import Opened
@@ -83,19 +83,20 @@ async def test_a_missing_schema_says_the_command(opened: Opener) -> None:
 async def test_a_newer_schema_says_so_and_is_not_migrated(url: str, opened: Opener) -> None:
     schema = parse(url).schema
     servers.postgres().ask(f"INSERT INTO {schema}.version VALUES (99)")
-    assert (await refusal(opened, url)).endswith("has version 99, and this culm knows 1; install a newer culm")
+    assert (await refusal(opened, url)).endswith(f"has version 99, and this culm knows {LAYOUT}; install a newer culm")
     with pytest.raises(ConfigError, match="install a newer culm"):
         await migrate(parse(url))
 
 
 async def test_an_older_schema_says_the_command(url: str, opened: Opener) -> None:
-    servers.postgres().ask(f"UPDATE {parse(url).schema}.version SET number = 0")
-    assert (await refusal(opened, url)).endswith("has version 0, and this culm needs 1; run: culm migrate URL")
+    schema = parse(url).schema
+    servers.postgres().ask(f"TRUNCATE {schema}.version; INSERT INTO {schema}.version VALUES (0)")
+    assert (await refusal(opened, url)).endswith(f"has version 0, and this culm needs {LAYOUT}; run: culm migrate URL")
 
 
 async def test_a_migration_is_made_once(url: str) -> None:
-    assert await migrate(parse(url)) == (1, 1)
-    assert script(parse(url), since=1) == ""
+    assert await migrate(parse(url)) == (LAYOUT, LAYOUT)
+    assert script(parse(url), since=LAYOUT) == ""
 
 
 @pytest.mark.parametrize("setting", ["synchronous_commit", "fsync"])
@@ -127,7 +128,7 @@ async def test_a_role_that_migrates_and_one_that_only_uses_the_tables(opened: Op
     app = server.url(name, durability="relaxed").replace("culm@", f"{name}_app@")
     with pytest.raises(ConfigError, match="permission denied for database postgres; migrate as the owner"):
         await migrate(parse(app))
-    assert await migrate(parse(owner)) == (0, 1)
+    assert await migrate(parse(owner)) == (0, LAYOUT)
     said = await refusal(opened, app)
     assert said.endswith(f"this user has no USAGE on schema '{name}'; let its owner run: culm migrate URL --grant ROLE")
     server.ask(f"GRANT USAGE ON SCHEMA {name} TO {name}_app; GRANT SELECT ON {name}.version TO {name}_app")

@@ -41,6 +41,6 @@ def test_the_history_of_a_seed_can_be_printed(capsys: pytest.CaptureFixture[str]
     assert [str(note) for note in simulate(7).notes] == lines[:-1]
 
 
-@pytest.mark.parametrize("argv", [[], ["x"], ["1", "2"]])
-def test_a_seed_is_one_whole_number(argv: list[str]) -> None:
+@pytest.mark.parametrize("argv", [[], ["x"], ["1", "0"], ["1", "x"], ["1", "2", "3"]])
+def test_a_seed_is_a_whole_number_and_partitions_are_one_or_more(argv: list[str]) -> None:
     assert main(argv) == 64

@@ -56,6 +56,7 @@ class _MeasuredLanes(Measured):
     def __init__(self, store: LanedStore, meter: Meter) -> None:
         super().__init__(store, meter)
         self.lane = store.lane
+        self.owed = store.owed
 
 
 class _MeasuredPatience(Measured):

@@ -27,23 +27,24 @@ from culm.handle import Handle
 from culm.store import Ended
 from culm.stores.tables import Tables
 from culm.testing.cluster_check import Violation, check
-from culm.testing.cluster_history import History, Note, Observed
+from culm.testing.cluster_history import History, Note
 from culm.testing.cluster_plan import BEAT_MS, CLIENTS, GRACE_MS, HEAL_MS, LEASE_MS, POLL_MS, Cancel, Plan, Send, Strike, Watch, draw
 from culm.testing.cluster_tasks import HISTORY, equip
-from culm.testing.faults import CALM, DriftingClock, Faulty, VirtualClock
+from culm.testing.cluster_truth import Truth, Way
+from culm.testing.faults import CALM, DriftingClock, VirtualClock
 from culm.testing.faults import Plan as Faults
-from culm.testing.patience import PatientFaulty
 from culm.testing.virtual_loop import VirtualLoop, run
 from culm.worker.worker import Worker
 
 QUIET_MS = 8_000  # lease, largest pause and slowest call, and a margin; then nothing may be left
+SETTLE_S = 4.0  # twice the slowest call there and back
 OUT = Faults(before=0.5, after=1.0)
 
 
 class Node(Struct):
     name: str
     app: App
-    way: Faulty
+    way: Way
     worker: Worker | None = None
     knows_rare: bool = True
     leaving: bool = False
@@ -58,11 +59,11 @@ class Played(Struct):
 
 
 class Cluster:
-    def __init__(self, loop: VirtualLoop, plan: Plan, tables: type[Tables]) -> None:
+    def __init__(self, loop: VirtualLoop, plan: Plan, tables: type[Tables], partitions: int) -> None:
         self.plan = plan
         self.clock = VirtualClock(loop)
         self.history = History(self.clock)
-        self.store = Observed(self.clock, self.history, tables)
+        self.truth = Truth(self.clock, self.history, tables, partitions=partitions, now=loop.time)
         self.tally: Counter[str] = Counter()
         self._loop = loop
         self._clients = [self._node(f"c{i}", lies=True) for i in range(CLIENTS)]
@@ -89,7 +90,7 @@ class Cluster:
         await self._quiet()
         await self._stop_all()
         self._tally()
-        check(self.plan, self.history.notes, self.store.tables, left=self._left())
+        check(self.plan, self.history.notes, self.truth.tables, left=self._left())
         return Played(self.plan, self.history.notes, self.tally)
 
     # -- nodes ---------------------------------------------------------------------------------------------------------------
@@ -97,10 +98,10 @@ class Cluster:
     def _node(self, name: str, *, knows_rare: bool = True, lies: bool = False, crash: Any = None) -> Node:
         seed = self.plan.seed
         faults = self.plan.faults if crash is None else Faults(crash=crash)
-        way = (Faulty, PatientFaulty)[seed % 2](self.store, Random(f"{seed}/{name}"), faults)
+        way = self.truth.way(f"{seed}/{name}", faults, patient=seed % 2 == 1)
         clock = DriftingClock(self.clock, Random(f"{seed}/{name}/clock"), every_ms=1_500)
         rng = Random(f"{seed}/{name}/app")
-        app = App(store=way, clock=clock, rng=rng, ids=Ids(clock, rng))
+        app = App(store=way.store, clock=clock, rng=rng, ids=Ids(clock, rng))
         equip(app, knows_rare=knows_rare, lies=lies)
         return Node(name, app, way, knows_rare=knows_rare)
 
@@ -169,7 +170,7 @@ class Cluster:
     async def _watch(self, client: Node, watch: Watch) -> None:
         """Poll until it has ended, and once more: a read never leaves a terminal state."""
         while not isinstance(found := await client.app.store.outcome(watch.job_id, for_ms=300), Ended):
-            if self._healed and watch.job_id not in self.store.tables.rows:
+            if self._healed and not self.truth.knows(watch.job_id):
                 return  # it was never sent
             await asyncio.sleep(0.05)
         self.history.note("read", watch.job_id, more=found)
@@ -196,9 +197,9 @@ class Cluster:
             case "stop":
                 self._leave(node)
             case "outage":
-                node.way.plan = OUT
+                node.way.suffer(OUT, at=strike.whom)
                 await asyncio.sleep(strike.for_ms / 1000)
-                node.way.plan = CALM if self._healed else self.plan.faults
+                node.way.suffer(CALM if self._healed else self.plan.faults)
         if strike.what in ("kill", "stop"):
             await asyncio.sleep(strike.for_ms / 1000)
             await self._start_worker()
@@ -211,7 +212,7 @@ class Cluster:
     async def _stop(self, node: Node) -> None:
         """A graceful stop; what the worker held is claimable at once, unless the store did not hear of it."""
         assert node.worker is not None  # for the type checker
-        before, known = node.way.bitten.copy(), {h.job_id for h in node.worker.held()}
+        before, known = node.way.bitten, {h.job_id for h in node.worker.held()}
         newest = node.worker._claimer._claims  # noqa: SLF001  # what that claim grants is not known to the worker yet
         # Leased, and not held: a commit that was given up, unanswered, before the stop began. Only the lease's end mends that.
         given_up = {i for i, number in self._leased_by(node.worker) if i not in known and number != newest}
@@ -222,8 +223,8 @@ class Cluster:
 
     def _leased_by(self, worker: Worker) -> list[tuple[str, int]]:
         """The jobs that the store has leased to it, each with the number of its claim."""
-        parts = [(i, row.lease.rpartition("/")) for i, row in self.store.tables.leased.items()]
-        return [(i, int(number)) for i, (name, _, number) in parts if name == worker.name]
+        parts = [(i, lease.split("/")) for i, lease in self.truth.leased()]  # a partition that is asked twice knows it by another name
+        return [(i, int(lease[-1])) for i, lease in parts if lease[0] == worker.name]
 
     # -- the end -------------------------------------------------------------------------------------------------------------
 
@@ -247,7 +248,8 @@ class Cluster:
     def _is_busy(self) -> bool:
         return (
             self.clock.now_ms() <= self._stalled_until
-            or any(not row.finished for row in self.store.tables.rows.values())
+            or any(not row.finished for row in self.truth.rows())
+            or bool(self.truth.crossing())
             or any(not task.done() and node not in self._loop.killed for node, task in self._asked)
             or any(n.worker is not None and (n.worker.held() or n.worker.info().running) for n in self._living())
         )
@@ -257,7 +259,7 @@ class Cluster:
             self._leave(node)
         waiting = [task for node, task in self._asked if node not in self._loop.killed]
         await asyncio.wait(waiting, timeout=60)
-        await asyncio.sleep(0.01)  # for what was cancelled to end
+        await asyncio.sleep(SETTLE_S)  # for what was cancelled, or is still asked in vain, to end
 
     def _left(self) -> list[str]:
         """Tasks of living nodes that should be over."""
@@ -281,34 +283,39 @@ class Cluster:
 def _in_silence() -> Iterator[None]:
     """What the workers complain of is what the plan did to them."""
     log = logging.getLogger("culm.worker")
-    was, log.disabled = log.disabled, True
+    logs = [logging.getLogger(name) for name in ("culm.worker", "culm.partitions")]
+    were = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = was
+        for log, was in zip(logs, were, strict=True):
+            log.disabled = was
 
 
-def simulate(seed: int, *, tables: type[Tables] = Tables) -> Played:
+def simulate(seed: int, *, tables: type[Tables] = Tables, partitions: int = 1) -> Played:
     """Play the run of that seed. Raises Violation; what else is raised is a bug, too. Both tell how to play it again.
 
     Args:
         tables: the store's logic: a test of this simulation hands in one with a bug.
+        partitions: of which the store is made.
     """
-    return _play(seed, tables, [])
+    return _play(seed, tables, partitions, [])
 
 
-def _play(seed: int, tables: type[Tables], made: list[Cluster]) -> Played:
+def _play(seed: int, tables: type[Tables], partitions: int, made: list[Cluster]) -> Played:
     plan = draw(seed)
 
     def main(loop: VirtualLoop) -> Coroutine[Any, Any, Played]:
-        made.append(Cluster(loop, plan, tables))
+        made.append(Cluster(loop, plan, tables, partitions))
         return made[0].play()
 
     try:
         with _in_silence():
             return run(main, seed=seed)
     except Exception as e:
-        e.add_note(f"replay: python -m culm.testing.cluster {seed}")
+        e.add_note(f"replay: python -m culm.testing.cluster {seed}{f' {partitions}' if partitions > 1 else ''}")
         raise
 
 
@@ -336,13 +343,13 @@ def vacuous(tally: Counter[str], runs: int) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Print the history of the run of a seed."""
-    if len(argv) != 1 or not argv[0].isdecimal():
-        print("usage: python -m culm.testing.cluster SEED", file=sys.stderr)  # noqa: T201  # a command's output
+    if not 1 <= len(argv) <= 2 or not all(word.isdecimal() and len(word) < 19 for word in argv) or argv[1:] == ["0"]:
+        print("usage: python -m culm.testing.cluster SEED [PARTITIONS]", file=sys.stderr)  # noqa: T201  # a command's output
         return 64
     made: list[Cluster] = []
     verdict = "nothing was violated"
     try:
-        _play(int(argv[0]), Tables, made)
+        _play(int(argv[0]), Tables, int(argv[1]) if argv[1:] else 1, made)
     except Exception as e:  # noqa: BLE001  # whatever it is, the history comes first
         verdict = str(e) if isinstance(e, Violation) else "".join(traceback.format_exception(e))
     for note in made[0].history.notes:

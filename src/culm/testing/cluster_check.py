@@ -13,11 +13,13 @@ import msgspec
 
 from culm.job import scope_of
 from culm.outcome import DEAD, ENDINGS, FINAL, Cancelled, Expired, Retried, Succeeded
+from culm.stores.partitioned.place import MARK
 from culm.stores.tables import Tables
 from culm.testing.cluster_history import Note
 from culm.testing.cluster_lives import GIVE_UP, Life, Lives, lives_of
 from culm.testing.cluster_plan import LEASE_MS, Plan
 from culm.testing.cluster_tasks import FIRST_MS, TIMES, token_of
+from culm.testing.cluster_truth import PATIENCE_S
 
 FOREVER_MS = 30 * 86_400_000
 RETRIED = ("flaky", "slow")  # tasks with a retry policy
@@ -45,7 +47,7 @@ def _rule(number: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[str]) -> None:
+def check(plan: Plan, notes: Sequence[Note], tables: Sequence[Tables], *, left: Iterable[str]) -> None:
     """Raise the first Violation."""
     lives = lives_of(plan, notes, tables)
     for number, rule in RULES:
@@ -55,7 +57,11 @@ def check(plan: Plan, notes: Sequence[Note], tables: Tables, *, left: Iterable[s
     for n in notes:
         if n.what == "contradict":
             raise Violation("I3", "batch {} was answered {}, and when it was sent again {}".format(*n.more), seed=plan.seed, notes=notes)
-    for number, what in (*_stops(lives), *(("I18", f"{task} goes on") for task in left), *_leftovers(lives)):
+    for number, what in (
+        *_stops(lives),
+        *(("I18", f"{task} goes on") for task in left),
+        *(rest for part in tables for rest in _leftovers(part)),
+    ):
         raise Violation(number, what, seed=plan.seed, notes=notes)
 
 
@@ -183,7 +189,7 @@ def leases_run_out_for_a_reason(life: Life) -> Iterator[str]:
     """Whoever lives, and reaches the store, keeps what it holds."""
     ended = {n.lease for _, n in life.commits}
     for (_, was), (_, now) in pairwise(life.claims):
-        holder = life.run.holders.get(was.lease.rpartition("/")[0], "")
+        holder = life.run.holders.get(was.lease.partition("/")[0], "")
         if was.lease not in ended and holder in life.run.undisturbed:
             yield f"the lease {was.lease} on job {life.id} ran out, although {holder} had no reason; {now.lease} took the job"
 
@@ -303,17 +309,18 @@ def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
             failed = [bitten.get(f"{call}.before", 0) + bitten.get(f"{call}.after", 0) for call in ("commit", "claim")]
             # A call that was slow already when the stop began is given up sooner.
             given_up = max(failed) >= (1 if lives.plan.faults.slow_ms >= LEASE_MS else GIVE_UP)
+            # A partition that answers later than its patience, or not at all, is left; what it granted then comes back with its lease.
+            given_up |= len(lives.tables) > 1 and (lives.plan.faults.slow_ms > 2 * PATIENCE_S * 1000 or failed[1] > 0)
             if held and not given_up:
                 yield "I34", f"{node} stopped gracefully, and still holds {held}"
         elif n.node in over and n.what in ("start", "end"):
             yield "I34", f"{n.node} had stopped, and job {n.job} went on: {n.what}"
 
 
-def _leftovers(lives: Lives) -> Iterator[tuple[str, str]]:
-    tables = lives.tables
+def _leftovers(tables: Tables) -> Iterator[tuple[str, str]]:
     if tables.leased:
         yield "I18", f"still leased: {sorted(tables.leased)}"
-    if open_ := [i for i, row in tables.rows.items() if not row.finished]:
+    if open_ := [i for i, row in tables.rows.items() if not row.finished and i != MARK]:
         yield "I18", f"still open: {open_}"
     if ready := [e for lane in tables.ready.values() for e in lane]:
         yield "I18", f"still in line: {[row.job.id for *_, row in ready]}"
@@ -323,7 +330,7 @@ def _leftovers(lives: Lives) -> Iterator[tuple[str, str]]:
     later = tables.now() + FOREVER_MS
     tables.now = lambda: later
     tables.sweep(1_000_000)
-    if kept := [i for i, row in tables.rows.items() if type(row.last) not in DEAD]:
+    if kept := [i for i, row in tables.rows.items() if type(row.last) not in DEAD and i != MARK]:
         yield "I18", f"never swept: jobs {kept}"
     if tables.scopes or tables.tombstones:
         yield "I18", f"never swept: scopes {list(tables.scopes)}, tombstones {list(tables.tombstones)}"

@@ -15,6 +15,7 @@ from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Held
 from culm.store import Claimed, ClaimOrder, LeaseState
 from culm.stores.memory import MemoryStore
+from culm.stores.partitioned.place import is_own
 from culm.stores.tables import Tables
 from culm.testing.virtual_loop import NODE, gone
 
@@ -77,7 +78,8 @@ class Ledger(list[tuple[str, str]]):
 
     def append(self, row: tuple[str, str]) -> None:
         super().append(row)
-        self._history.note("final", *row)
+        if not is_own(row[0]):
+            self._history.note("final", *row)
 
 
 class Observed(MemoryStore):
@@ -95,19 +97,21 @@ class Observed(MemoryStore):
         client, number = batch
         note = self._history.note
         last, said = self._batches.get(client, (0, []))
+        if is_own(client) and commits:
+            note("crossed again" if last >= number else "crossed", more=batch)
         if last >= number:
             note("resent", more=batch)
-            if answers != said:
+            if last == number and answers != said:
                 note("contradict", more=(batch, said, answers))
             return answers
         self._batches[client] = (number, answers)
         for c, answer in zip(commits, answers, strict=True):
-            if c.fence is not None:
+            if c.fence is not None and not is_own(c.fence.job_id):
                 note("commit" if answer == "applied" else "fenced", c.fence.job_id, c.fence.lease, c.outcome)
             if answer == "applied":
-                for job in c.send:
-                    note("stored", job.id)
-                for job_id in c.cancel:
+                for job_id in [job.id for job in c.send if not is_own(job.id)]:
+                    note("stored", job_id)
+                for job_id in [job_id for job_id in c.cancel if not is_own(job_id)]:
                     note("cancel", job_id)
         return answers
 
@@ -116,6 +120,9 @@ class Observed(MemoryStore):
         until = self._history.now_ms() + for_ms
         again = lease in self._leases
         for d in claimed.deliveries:
+            if is_own(d.job.id):
+                self._history.note("outbox", more=d.job.id)
+                continue
             self._history.note("reclaim" if again else "claim", d.job.id, d.lease, Granted(d.attempt, d.expiries, until))
         if claimed.deliveries:
             self._leases.add(lease)

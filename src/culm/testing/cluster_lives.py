@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from culm.job import scope_of
 from culm.outcome import Succeeded
+from culm.stores.partitioned.place import is_own
 from culm.stores.rows import Row
 from culm.stores.tables import Tables
 from culm.testing.cluster_history import Awaits, Note
@@ -64,7 +65,7 @@ class Lives(Struct):
 
     plan: Plan
     notes: Sequence[Note]
-    tables: Tables
+    tables: Sequence[Tables]  # of each partition
     specs: dict[str, list[Spec]]
     stalled: bool  # some worker stood still: what should have ended a job came late
     lost_beats: dict[str, int]  # node -> replies to its heart that were lost
@@ -104,7 +105,7 @@ _LISTS = {
 }
 
 
-def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
+def lives_of(plan: Plan, notes: Sequence[Note], tables: Sequence[Tables]) -> Lives:
     lives = Lives(
         plan=plan,
         notes=notes,
@@ -120,8 +121,8 @@ def lives_of(plan: Plan, notes: Sequence[Note], tables: Tables) -> Lives:
     for at, n in enumerate(notes):
         if n.job:
             _enter(lives.life(n.job), at, n, committed=committed)
-    for job_id, row in tables.rows.items():
-        lives.life(job_id).row = row
+    for row in [row for part in tables for row in part.rows.values() if not is_own(row.job.id)]:
+        lives.life(row.job.id).row = row
     return lives
 
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from culm.errors import StoreError
-from culm.store import Claimed, ClaimOrder, Patient, Store
+from culm.store import Claimed, ClaimOrder, Laned, Patient, Store
 from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
@@ -110,6 +110,9 @@ class Claimer:
             if len(claimed.deliveries) < limit and not self._stopping:
                 await self._wait(claimed.next_ms)
                 self._measured = (loop.time(), slots.done)
+        if isinstance(self._store, Laned):  # what a part of it owes would be nobody's for the rest of the lease
+            for delivery in await self._store.owed(self._name):
+                slots.feed([delivery])
 
     async def rest(self) -> None:
         """Claim nothing, until `stop`: what runs here is brought."""

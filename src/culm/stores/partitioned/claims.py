@@ -26,6 +26,7 @@ log = logging.getLogger("culm.partitions")
 BRIEFLY = 0.1  # of its patience a claim has when others granted something
 STALE_S = 0.05  # a partition that was not asked for so long may have something
 LEAST_SHARE = 32  # a claim asks fewer partitions rather than each for less
+TRIES = 5  # of what nobody would ask again
 MOST_CLAIMERS = 1_000  # of this process, remembered
 MOST_TIMES = 5  # one claim asks one partition
 
@@ -50,6 +51,7 @@ class Claimer:
 
     def __init__(self) -> None:
         self.lease = ""  # the last that was granted something
+        self.asked: Question | None = None  # its last claim
         self.granted: dict[tuple[Place, str], None] = {}  # by whom, and under which name of it
         self.owed: dict[Place, str] = {}  # a lease whose reply is missing
         self.late: dict[Place, Asked] = {}
@@ -204,6 +206,17 @@ class Round:
                 del me.late[place]
                 await self._take(place, task.result())
 
+    async def owed(self) -> None:
+        """What was granted in answers that are missing. To ask again under that lease may grant one more, but no more than that."""
+        if late := list(self._me.late.values()):
+            await asyncio.wait(late, timeout=self._patience_s)
+        await self._collect()
+        for n in range(TRIES):
+            owing = [p for p in self._me.owed if p not in self._me.late]  # what is still asked by then is left
+            if owing and n:
+                await asyncio.sleep(self._patience_s / TRIES)
+            await self._ask([(p, 1) for p in owing])
+
     async def again(self) -> None:
         """What the lease still holds, from those that granted something under it. Raises StoreUnavailable."""
         q = self._asked
@@ -220,22 +233,34 @@ class Round:
         self.found += [d for d, gone in zip(surplus, given, strict=True) if not gone]
 
     async def _give_back(self, d: Delivery) -> bool:
-        """False: it could not be; then the claimer has more than it asked for."""
+        """False: it was not; then the claimer has more than it asked for. What may have been given back must not run here."""
         partition = self._partitions[place_of_job(d.job.id, len(self._partitions))]
         back = [Commit(fence=Held(d.job.id, d.lease), outcome=Released())]
         try:
             partition.refuse_while_away()
             store = await partition.store()
-            await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)))
         except StoreUnavailable:
             return False
+        for _ in range(TRIES):
+            try:
+                await partition.ask(store.commit(back, batch=(f"{d.lease} {d.job.id}", 1)))
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(self._patience_s / TRIES)
         return True
 
     def next_ms(self) -> int | None:
+        """Of those that can be asked then: one whose answer is missing is asked again when that has come, which ends a wait."""
         now, me = self._loop.time(), self._me
         known = [ms for ms in self._next_ms.values() if ms is not None]
-        known += [max(0, round((due - now) * 1000)) for p, due in me.due_at.items() if due is not None and p not in self._next_ms]
-        known += [ms for p in self._partitions if (ms := p.back_in_ms()) is not None]
+        for place, partition in enumerate(self._partitions):
+            due = me.due_at.get(place)
+            if place in me.late:
+                continue
+            if (ms := partition.back_in_ms()) is not None:
+                known.append(ms)
+            elif due is not None and place not in self._next_ms:
+                known.append(max(0, round((due - now) * 1000)))
         return min(known, default=None)
 
 
@@ -259,10 +284,10 @@ class Claims:
         self._claimers: dict[str, Claimer] = {}
         self._rung: set[Place] = set()
 
-    def late(self) -> list[Asked]:
+    def late(self) -> dict[Asked, Place]:
         """What is still asked on this event loop: its answer may be work."""
         loop = asyncio.get_running_loop()
-        return [task for me in self._claimers.values() for task in me.late.values() if task.get_loop() is loop]
+        return {task: place for me in self._claimers.values() for place, task in me.late.items() if task.get_loop() is loop}
 
     def rung(self, places: set[Place]) -> None:
         """Something was sent there: the next claim begins with them, and returns what they have before it looks further."""
@@ -271,6 +296,7 @@ class Claims:
     async def claim(self, asked: Question) -> Claimed:
         """Raises StoreUnavailable: no partition answered. Asking again with the lease is safe."""
         me = self._known(asked.lease.rpartition("/")[0])
+        me.asked = asked
         if me.queues != asked.queues:
             me.queues, me.due_at = asked.queues, {}
         round_ = Round(self._partitions, self._outbox, me, asked)
@@ -310,6 +336,14 @@ class Claims:
             if len(errors) == len(answers) or not isinstance(e, StoreUnavailable):
                 raise e
         return [d for some in answers if not isinstance(some, BaseException) for d in some]
+
+    async def owed(self, claimer: str) -> list[Delivery]:
+        me = self._claimers.get(claimer)
+        if me is None or me.asked is None or not (me.owed or me.late):
+            return []
+        round_ = Round(self._partitions, self._outbox, me, me.asked)
+        await round_.owed()
+        return round_.found
 
     def _known(self, name: str) -> Claimer:
         me = self._claimers.pop(name, None) or Claimer()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from random import Random
 from weakref import WeakKeyDictionary
 
 from culm.commit import Commit
@@ -23,7 +23,8 @@ log = logging.getLogger("culm.partitions")
 
 
 class Marks:
-    def __init__(self, stores: Sequence[FullStore]) -> None:
+    def __init__(self, stores: Sequence[FullStore], rng: Random) -> None:
+        self._rng = rng
         self._stores = stores
         self._opened = False
         self._checked: set[Place] = set()
@@ -92,5 +93,5 @@ class Marks:
 
     async def _write(self, place: Place) -> str | None:
         mark = Job(id=MARK, task=self._mark(place), queue=MARKS, after_ms=None)
-        await self._stores[place].commit([Commit(send=(mark,))], batch=(f"mark-{uuid.uuid4().hex}", 1))
+        await self._stores[place].commit([Commit(send=(mark,))], batch=(f"mark-{self._rng.getrandbits(128):032x}", 1))
         return await self._read(place)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Sequence
+from random import Random
 from weakref import WeakKeyDictionary
 
 from culm.commit import Commit, Held, Trigger
@@ -30,9 +30,10 @@ LONGEST_RETRY_MS = 5_000
 
 
 class Outbox:
-    def __init__(self, partitions: Sequence[Partition]) -> None:
+    def __init__(self, partitions: Sequence[Partition], rng: Random) -> None:
+        self._rng = rng
         self._partitions = partitions
-        self._name = f"outbox-{uuid.uuid4().hex}"
+        self._name = _named_by(rng)
         self._leases = 0
         self._removers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Place, _Remover]] = WeakKeyDictionary()
 
@@ -73,7 +74,7 @@ class Outbox:
         loop, place = asyncio.get_running_loop(), place_of_job(outbox, len(self._partitions))
         removers = self._removers.setdefault(loop, {})
         if place not in removers:
-            removers[place] = _Remover(self._partitions[place])
+            removers[place] = _Remover(self._partitions[place], self._rng)
         removers[place].remove(outbox)
 
     # -- what was left ----------------------------------------------------------------------------------------------------------
@@ -151,9 +152,9 @@ class Outbox:
 class _Remover:
     """Removes outbox jobs of one partition that were delivered: many at once, and nobody waits for it. What is left, a claim ends."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, rng: Random) -> None:
         self._partition = partition
-        self._client = f"outbox-{uuid.uuid4().hex}"
+        self._client = _named_by(rng)
         self._number = 0
         self._ids: list[str] = []
         self._removing: asyncio.Task[None] | None = None
@@ -178,6 +179,10 @@ class _Remover:
     async def flush(self) -> None:
         if self._removing is not None:
             await asyncio.wait([self._removing])
+
+
+def _named_by(rng: Random) -> str:
+    return f"outbox-{rng.getrandbits(128):032x}"
 
 
 def _named(c: Commit) -> str:

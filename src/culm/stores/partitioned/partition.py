@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from culm.errors import StoreUnavailable
@@ -20,10 +20,19 @@ T = TypeVar("T")
 
 
 class Partition:
-    """Args: place: its number, from 0. marks, said: of all of them. patience_s: how long it may keep others waiting."""
+    """Args:
+    place: its number, from 0.
+    marks, said: of all of them.
+    patience_s: how long it may keep others waiting.
+    now: seconds that only grow.
+    """
 
-    def __init__(self, store: FullStore, place: Place, marks: Marks, said: set[str], *, patience_s: float) -> None:
+    def __init__(
+        self, store: FullStore, place: Place, marks: Marks, said: set[str], *, patience_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
+        self._now = now
+        self._longest_pause_s = min(LONGEST_PAUSE_S, 2 * patience_s)
         self.patience_s = patience_s
         self.place = place
         self._marks = marks
@@ -45,7 +54,7 @@ class Partition:
 
     def is_away(self) -> bool:
         """It did not answer a moment ago: leave it for now."""
-        return self._pause_s > 0 and time.monotonic() < self._away_until
+        return self._pause_s > 0 and self._now() < self._away_until
 
     def refuse_while_away(self) -> None:
         """Raises the error for which it is left for now."""
@@ -54,7 +63,7 @@ class Partition:
 
     def back_in_ms(self) -> int | None:
         """How long to leave it; None: it is not away."""
-        return None if not self._pause_s else max(1, round((self._away_until - time.monotonic()) * 1000))
+        return None if not self._pause_s else max(1, round((self._away_until - self._now()) * 1000))
 
     async def ask_soon(self, question: Coroutine[Any, Any, T]) -> T:
         """As `ask`, for what can do without an answer."""
@@ -80,8 +89,8 @@ class Partition:
         if not self._pause_s:
             log.log(logging.INFO if str(error) in self._said else logging.WARNING, "partition.away: %s: %s", self, error)
             self._said.add(str(error))
-        self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
-        self._away_until = time.monotonic() + self._pause_s
+        self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), self._longest_pause_s)
+        self._away_until = self._now() + self._pause_s
         self.error = StoreUnavailable(f"partition {self.place}: {error}")
         return self.error
 

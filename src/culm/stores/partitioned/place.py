@@ -28,6 +28,11 @@ def place_of_job(job_id: str, partitions: int) -> Place:
     return place_of(scope_of(job_id), partitions)
 
 
+def is_own(job_id: str) -> bool:
+    """What a partitioned store keeps for itself."""
+    return job_id == MARK or job_id.startswith(_OUTBOX_ID)
+
+
 def outbox_id(place: Place, name: str) -> str:
     """Of the outbox job of that name in that partition."""
     return f"{_OUTBOX_ID}{place} {name}"

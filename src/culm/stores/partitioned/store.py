@@ -7,6 +7,8 @@ the ring; `partition.py` one partition, which may be away. Here is the rest: to 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import merge
@@ -17,6 +19,7 @@ from culm.errors import ConfigError, StoreUnavailable
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
+    Blobs,
     Claimed,
     ClaimOrder,
     Condition,
@@ -24,6 +27,7 @@ from culm.store import (
     FullStore,
     Hint,
     JobView,
+    KeepsBlobs,
     LeaseState,
     Pending,
     QueueCounts,
@@ -33,6 +37,7 @@ from culm.store import (
     WorkerInfo,
 )
 from culm.stores.partitioned.address import MOST_PARTITIONS
+from culm.stores.partitioned.blobs import PartitionedBlobs
 from culm.stores.partitioned.claims import Claims, Question
 from culm.stores.partitioned.commits import Commits
 from culm.stores.partitioned.marks import Marks
@@ -41,6 +46,7 @@ from culm.stores.partitioned.partition import Partition
 from culm.stores.partitioned.place import OUTBOX, RESERVED, Place, place_of, place_of_job
 from culm.stores.partitioned.waits import EachWaits, Waiter
 
+LOOK_S = 0.02  # between two looks while a partition has work and owes an answer
 T = TypeVar("T")
 
 
@@ -51,26 +57,44 @@ class PartitionedStore:
         stores: the partitions, in the order that they will always have.
         waiter: waits for work in all of them at once; None: each waits.
         patience_s: how long a partition that does not answer may hold up what needs it not.
+        now: seconds that only grow, by which one that is away is left alone for a while.
+        rng: names what this process asks for itself; None: nobody ever has the same names.
 
     Raises:
         ConfigError: there are none; at first use: one of them is no partition, or another one.
     """
 
-    def __init__(self, stores: Sequence[FullStore], *, waiter: Waiter | None = None, patience_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        stores: Sequence[FullStore],
+        *,
+        waiter: Waiter | None = None,
+        patience_s: float = 1.0,
+        now: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
         if not 1 <= len(stores) <= MOST_PARTITIONS:
             raise ConfigError(f"a store is made of 1 to {MOST_PARTITIONS:,} partitions, got {len(stores)}")
-        self._marks = marks = Marks(stores)
+        names = random.SystemRandom() if rng is None else rng
+        self._marks = marks = Marks(stores, names)
         said = set[str]()
-        self._partitions = [Partition(store, place, marks, said, patience_s=patience_s) for place, store in enumerate(stores)]
+        self._partitions = [Partition(store, place, marks, said, patience_s=patience_s, now=now) for place, store in enumerate(stores)]
         self._count = len(stores)
-        outbox = self._outbox = Outbox(self._partitions)
+        outbox = self._outbox = Outbox(self._partitions, names)
         self._commits = Commits(self._partitions, outbox)
         self._claims = Claims(self._partitions, outbox)
         self._waiter = waiter or EachWaits(self._partitions)
-        self._first = stores[0]
+        self._stores = stores
 
     def __str__(self) -> str:
-        return f"{self._count} partitions, the first of them {self._first}"
+        return f"{self._count} partitions, the first of them {self._stores[0]}"
+
+    @property
+    def blobs(self) -> Blobs:
+        """Raises AttributeError, as if it were not there, when a partition has no place for them."""
+        if not all(isinstance(store, KeepsBlobs) for store in self._stores):
+            raise AttributeError("blobs")
+        return PartitionedBlobs(self._at, self._count)
 
     # -- whom to ask ----------------------------------------------------------------------------------------------------------
 
@@ -120,6 +144,9 @@ class PartitionedStore:
         await self._marks.open()
         return await self._claims.granted(queues, lease)
 
+    async def owed(self, claimer: str) -> list[Delivery]:
+        return await self._claims.owed(claimer)
+
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
         """Of a partition that is away nobody can take anything: what lies there is held. Raises when all are away."""
         places: dict[Place, list[int]] = {}
@@ -142,13 +169,24 @@ class PartitionedStore:
         return states
 
     async def wait(self, queues: Sequence[str], *, for_ms: int) -> None:
-        waiting = asyncio.ensure_future(self._waiter.wait((*queues, OUTBOX), for_ms=for_ms))
-        try:
-            await asyncio.wait([waiting, *self._claims.late()], return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                self._claims.rung(waiting.result())
-        finally:
-            waiting.cancel()
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + for_ms / 1000
+        while True:
+            late = self._claims.late()
+            waiting = asyncio.ensure_future(self._waiter.wait((*queues, OUTBOX), for_ms=for_ms))
+            try:
+                done, _ = await asyncio.wait([waiting, *late], return_when=asyncio.FIRST_COMPLETED)
+                if done != {waiting}:
+                    return
+                self._claims.rung(found := waiting.result())
+            finally:
+                waiting.cancel()
+            for_ms = round((ends_at - loop.time()) * 1000)
+            if not found or not found <= set(late.values()) or for_ms <= 0:
+                return
+            # What is there is asked for already, and cannot be asked for twice: until that is answered, a look at the others now and then.
+            if (await asyncio.wait(late, timeout=LOOK_S))[0]:
+                return
 
     # -- Hints --------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ NOT_PLAIN = "CULM1"  # what 30_plain.sql raises
 AGAIN = ("40001", "40P01")  # two transactions were in each other's way: this one was undone, and may be repeated at once
 _NEVER = ("21", "22", "23", "42", "54")  # classes of what lies in the request itself, and will be there the next time, too
 _WRONG_USER = ("28P01", "28000")
+_POOLED = ("26000", "42P05")  # a prepared statement that is not there, or is somebody else's
 _MIGRATE = ("3F000", "42P01", "42883", "42703")
 
 
@@ -30,6 +31,8 @@ def translated(error: Exception, where: str) -> CulmError:
         return ConfigError(f"{where}: {said}; let its owner run: culm migrate URL --grant ROLE")
     if code in _MIGRATE:
         return ConfigError(f"{where}: culm's schema there is missing or damaged ({said}); run: culm migrate URL")
+    if code in _POOLED:
+        return ConfigError(f"{where} is a pooler that does not keep what a session prepared; add ?listen=off to the address")
     if code == "53100":
         return StoreFull(f"{where} has no room on its disk: nothing was written; free some space, and the same succeeds")
     if code == "53300":

@@ -165,7 +165,9 @@ class Link:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     if not self._inspected:
-                        self._connected(await inspect(connection, self.address))
+                        async with connection.transaction(readonly=True):  # behind a pooler: of one and the same server
+                            found = await inspect(connection, self.address)
+                        self._connected(found)
                         self._inspected = True
             except BaseException:
                 connection.terminate()

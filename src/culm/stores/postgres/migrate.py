@@ -52,7 +52,8 @@ async def version_of(address: Address) -> int:
     """The version of the schema that is there; 0: none. Raises ConfigError, StoreUnavailable."""
     connection = await _connect(address)
     try:
-        return await _version(connection, address)
+        async with connection.transaction(readonly=True):  # behind a pooler: of one and the same server
+            return await _version(connection, address)
     except Exception as e:  # noqa: BLE001  # whatever the driver says, in the store's words
         raise translated(e, str(address)) from None
     finally:

@@ -22,6 +22,7 @@ _D3 = "D3: survives the loss of a node (a synchronous standby)"
 class Server(Struct, frozen=True, kw_only=True):
     version: str
     durability: str
+    pooled: bool  # something between keeps connections of its own, and lends them
 
 
 async def inspect(connection: Any, address: Address) -> Server:
@@ -49,7 +50,7 @@ async def inspect(connection: Any, address: Address) -> Server:
     if missing:
         named = ", ".join(f"{m['privilege']} on {m['name']}" for m in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ConfigError(f"{where}: this user lacks {named} in schema {schema!r}; let its owner run: culm migrate URL --grant ROLE")
-    return Server(version=s["version"], durability=_durability(s))
+    return Server(version=s["version"], durability=_durability(s), pooled=s["pid"] != connection.get_server_pid())
 
 
 async def _check_layout(connection: Any, address: Address) -> None:

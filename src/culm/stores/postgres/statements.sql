@@ -2,7 +2,7 @@
 
 -- name: server  (schema) -> what the server is, what its settings promise, how many connections it takes
 SELECT current_setting('server_version_num')::int AS number, current_setting('server_version') AS version,
-    pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
+    pg_backend_pid() AS pid, pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
     current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
     current_setting('synchronous_standby_names') <> '' AS standbys,
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS most,
@@ -106,3 +106,19 @@ SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) n (c, p)
 WITH kept AS (INSERT INTO {schema}.hints (at, hints) VALUES ({schema}.ms(), $2) RETURNING n) SELECT pg_notify($1, '#' || n) FROM kept
 -- name: large_hints  (n) -> hints
 SELECT hints FROM {schema}.hints WHERE n = $1
+
+-- name: put_blob  (job id, digest, now, look_ms, bytes)
+INSERT INTO {schema}.blobs VALUES ($1, $2, coalesce($3::bigint, {schema}.ms()) + $4::bigint, $5)
+ON CONFLICT (job_id, digest) DO UPDATE SET look_at = excluded.look_at, data = excluded.data
+-- name: blob  (job id, digest) -> bytes
+SELECT data FROM {schema}.blobs WHERE job_id = $1 AND digest = $2
+-- name: drop_blobs  (job ids, digests)
+DELETE FROM {schema}.blobs b USING unnest($1::text[], $2::text[]) k (job_id, digest) WHERE b.job_id = k.job_id AND b.digest = k.digest
+-- name: overdue_blobs  (now, limit, again_ms) -> job id, digest; the oldest first
+WITH moment AS (SELECT coalesce($1::bigint, {schema}.ms()) AS now), over AS (
+    SELECT job_id, digest, look_at FROM {schema}.blobs, moment WHERE look_at <= now
+    ORDER BY look_at, job_id, digest LIMIT $2 FOR UPDATE OF blobs SKIP LOCKED
+), again AS (
+    UPDATE {schema}.blobs b SET look_at = now + $3::bigint FROM over o, moment WHERE b.job_id = o.job_id AND b.digest = o.digest
+)
+SELECT job_id, digest FROM over ORDER BY look_at, job_id, digest

@@ -41,6 +41,7 @@ from culm.store import (
 from culm.stores.bells import Bells
 from culm.stores.postgres import reads, wire
 from culm.stores.postgres.address import Address
+from culm.stores.postgres.blobs import PostgresBlobs
 from culm.stores.postgres.faults import NOT_PLAIN, state_of, translated
 from culm.stores.postgres.hints import Subscription, publish
 from culm.stores.postgres.link import Link
@@ -137,6 +138,7 @@ class PostgresStore:
         self._latest: _Ends | None = None  # nearly every call comes from one loop
         self._lock = threading.Lock()
         self._closed = False
+        self.blobs = PostgresBlobs(lambda: self._here().link, self.now)
 
     def __str__(self) -> str:
         durability = self._server.durability if self._server is not None else "the first connection says how durable it is"
@@ -150,6 +152,8 @@ class PostgresStore:
         first, self._server = self._server is None, server
         if first:
             log.info("store: %s", self)
+            if server.pooled and self.address.listen:
+                log.warning("postgres.pooler: %s is a pooler; unless it keeps sessions, add ?listen=off to the address", self.address)
 
     def _here(self) -> _Ends:
         loop = asyncio.get_running_loop()
@@ -307,8 +311,13 @@ class PostgresStore:
             durability=server.durability,
             layout=LAYOUT,
             now_ms=self.now() or now,
-            more={"schema": self.address.schema},
+            more={"schema": self.address.schema, "wakes": self._wakes(server)},
         )
+
+    def _wakes(self, server: Server) -> str:
+        """How whoever waits hears of it."""
+        how = "LISTEN" if self.address.listen else f"by polling, every {POLL_MS} ms (listen=off)"
+        return f"{how}, behind a pooler" if server.pooled else how
 
     async def replay(self, job_ids: Sequence[str]) -> int:
         return int(await self._run("replay", self.now(), list(job_ids)))
