@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +38,7 @@ from culm.store import (
     WorkerInfo,
 )
 from culm.stores.bells import Bells
+from culm.stores.per_loop import PerLoop
 from culm.stores.postgres import reads, wire
 from culm.stores.postgres.address import Address
 from culm.stores.postgres.blobs import PostgresBlobs
@@ -109,11 +109,6 @@ class _Ends:
         self.transactions.close()
         self._returned()
 
-    def abandon(self) -> None:
-        """Its loop is closed."""
-        with suppress(RuntimeError):
-            self.close()
-
 
 class PostgresStore:
     """The whole of `FullStore` over one schema of a PostgreSQL database.
@@ -134,10 +129,8 @@ class PostgresStore:
         self._clock = clock
         self._leases = Leases()
         self._server: Server | None = None
-        self._ends: dict[asyncio.AbstractEventLoop, _Ends] = {}
-        self._latest: _Ends | None = None  # nearly every call comes from one loop
-        self._lock = threading.Lock()
-        self._closed = False
+        self._ends = PerLoop(lambda: _Ends(self))
+        self._here = self._ends.here
         self.blobs = PostgresBlobs(lambda: self._here().link, self.now)
 
     def __str__(self) -> str:
@@ -154,21 +147,6 @@ class PostgresStore:
             log.info("store: %s", self)
             if server.pooled and self.address.listen:
                 log.warning("postgres.pooler: %s is a pooler; unless it keeps sessions, add ?listen=off to the address", self.address)
-
-    def _here(self) -> _Ends:
-        loop = asyncio.get_running_loop()
-        latest = self._latest  # once: another thread may change it meanwhile
-        if latest is not None and latest.link.loop is loop:
-            return latest
-        ends = self._ends.get(loop)
-        if ends is None:
-            with self._lock:
-                if self._closed:
-                    raise StoreError("this store was closed; open it anew")
-                for gone in [known for known in self._ends if known.is_closed()]:
-                    self._ends.pop(gone).abandon()
-                ends = self._latest = self._ends[loop] = _Ends(self)
-        return ends
 
     async def _run(self, name: str, *args: Any) -> Any:
         return await self._here().link.run(name, *args)
@@ -349,13 +327,4 @@ class PostgresStore:
         return int(await self._run("sweep", self.now(), limit))
 
     async def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            ends, self._ends, self._latest = self._ends, {}, None
-        here = asyncio.get_running_loop()
-        for loop, end in ends.items():
-            if loop is here:
-                end.close()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(end.close)
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the next round of the loop
+        await self._ends.close()

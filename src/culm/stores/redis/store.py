@@ -7,20 +7,16 @@ connection.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
 from culm.clock import Clock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
-from culm.errors import StoreError
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
@@ -37,6 +33,7 @@ from culm.store import (
     Waits,
     WorkerInfo,
 )
+from culm.stores.per_loop import PerLoop
 from culm.stores.redis import reads, wire
 from culm.stores.redis.address import LAYOUT, Address
 from culm.stores.redis.blobs import RedisBlobs
@@ -82,11 +79,6 @@ class _Ends:
             self.news.close()
         self.link.close()
 
-    def abandon(self) -> None:
-        """Its loop is closed."""
-        with suppress(RuntimeError):
-            self.close()
-
 
 class RedisStore:
     """The whole of `FullStore` over one Redis server, in one namespace of it.
@@ -113,10 +105,8 @@ class RedisStore:
         self._leases = Leases()
         self.blobs = RedisBlobs(lambda: self._here().link, self._prefix, self.now)
         self._server: Server | None = None
-        self._ends: dict[asyncio.AbstractEventLoop, _Ends] = {}
-        self._latest: _Ends | None = None  # nearly every call comes from one loop
-        self._lock = threading.Lock()
-        self._closed = False
+        self._ends = PerLoop(lambda: _Ends(self))
+        self._here = self._ends.here
 
     def __str__(self) -> str:
         durability = self._server.durability if self._server is not None else "the first connection says how durable it is"
@@ -130,21 +120,6 @@ class RedisStore:
         first, self._server = self._server is None, server
         if first:
             log.info("store: %s", self)
-
-    def _here(self) -> _Ends:
-        loop = asyncio.get_running_loop()
-        latest = self._latest  # once: another thread may change it meanwhile
-        if latest is not None and latest.link.loop is loop:
-            return latest
-        ends = self._ends.get(loop)
-        if ends is None:
-            with self._lock:
-                if self._closed:
-                    raise StoreError("this store was closed; open it anew")
-                for gone in [known for known in self._ends if known.is_closed()]:
-                    self._ends.pop(gone).abandon()
-                ends = self._latest = self._ends[loop] = _Ends(self)
-        return ends
 
     async def _run(self, name: str, *words: Word) -> Reply:
         return await self._here().link.run(name, self.now(), *words)
@@ -332,13 +307,4 @@ class RedisStore:
         return int(await self._run("sweep", limit))
 
     async def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            ends, self._ends, self._latest = self._ends, {}, None
-        here = asyncio.get_running_loop()
-        for loop, end in ends.items():
-            if loop is here:
-                end.close()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(end.close)
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the next round of the loop
+        await self._ends.close()
