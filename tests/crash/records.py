@@ -69,7 +69,8 @@ class Journal:
 
 
 def read(path: Path) -> list[Entry]:
-    return [_decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    """What is written so far; another process may be in the middle of a line."""
+    return [_decode(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines()] if path.exists() else []
 
 
 def of(kind: type[T], entries: list[Entry]) -> list[T]:

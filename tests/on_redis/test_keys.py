@@ -25,6 +25,7 @@ STAY = {
     "b:app",
     "b:w",
     "c:w",
+    "w:w",
     "alive",
     "ledger",
     "held",
@@ -88,6 +89,7 @@ class Scenario:
         await store.outcome("root", for_ms=1)
         await store.pause("mail")
         await store.blobs.put(BLOB, b"large", look_ms=0)
+        await store.hurry("w/1")
         await store.register(WorkerInfo("w", "h", 1, (), (), 1), for_ms=1)
         self._held = fence
 

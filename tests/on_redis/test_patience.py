@@ -93,6 +93,23 @@ async def test_one_that_is_told_to_hurry_is_answered(server: RedisServer, opened
         await within(2, other)
 
 
+async def test_a_full_server_hurries_too(server: RedisServer, opened: Opener) -> None:
+    async with opened(server.url) as store:
+        task = await waiting(store, 1)
+        server.ask("CONFIG", "SET", "maxmemory", "1kb")
+        await store.hurry("w/1")
+        assert ids(await within(2, task)) == []
+
+
+async def test_a_claim_of_nothing_makes_an_earlier_one_too_late(server: RedisServer, opened: Opener) -> None:
+    async with opened(server.url) as store, opened(server.url.split("?")[0] + f"?namespace={store.address.namespace}") as other:
+        ghost = await waiting(store, 3)
+        assert ids(await other.claim(["default"], lease="w/3", limit=0, for_ms=1)) == []
+        await send(other, "a")
+        assert ids(await within(2, ghost)) == []
+        assert ids(await other.claim(["default"], lease="v/1", limit=5, for_ms=60_000)) == ["a"]
+
+
 async def test_each_of_many_that_wait_is_granted_one(server: RedisServer, opened: Opener) -> None:
     async with opened(server.url) as store:
         await store.job("a")  # connected

@@ -55,7 +55,7 @@ def found() -> set[str]:
             simulate(seed, partitions=PARTITIONS)
         except Violation as e:
             numbers.add(e.number)
-            notes.append(*e.__notes__)
+            notes.append("\n".join(e.__notes__))
     assert all(f" {PARTITIONS}" in note for note in notes), "how to play it again"
     return numbers
 

@@ -12,13 +12,14 @@ import typer
 from culm.app import App
 from culm.cli.arguments import AppOption, Json, NewerThan, OlderThan, Url, age_s, at_least_one
 from culm.cli.output import Exit, Quit, say, say_json
-from culm.cli.table import clipped, lines, span
+from culm.cli.table import clipped, harmless, lines, span
 from culm.cli.target import store_app
 from culm.dead import DeadLetter, Filter
 from culm.errors import CulmError
 
 SHOWN = 20  # of a dry run
 BATCH = 500
+MOST_SHOWN_CHARS = 2_000  # of one line
 COLUMNS = ("id", "task", "queue", "state", "attempts", "replays", "dead for", "error")
 
 Task = Annotated[str | None, typer.Option("--task", "-t", help="of this task")]
@@ -178,13 +179,15 @@ async def _show(app: App, job_id: str, *, as_json: bool) -> int:
     if as_json:
         say_json(shown(letter) | {"arguments": arguments})
         return Exit.OK
-    for name, value in (shown(letter) | {"arguments": msgspec.json.encode(arguments).decode()}).items():
+    for name, value in shown(letter).items():
         if name in ("age", "dead_for"):
             say(f"{name:<10} {span(value * 1000)}")
         elif name != "fault":
-            say(f"{name:<10} {clipped(str(value), 2_000)}")
+            say(f"{name:<10} {harmless(clipped(str(value), MOST_SHOWN_CHARS))}")
+    say(f"{'arguments':<10} {harmless(msgspec.json.encode(arguments).decode())[:MOST_SHOWN_CHARS]}")
     if letter.fault is not None and letter.fault.trace:
-        say(letter.fault.trace.rstrip())
+        for line in letter.fault.trace.rstrip().split("\n"):
+            say(harmless(line))
     return Exit.OK
 
 

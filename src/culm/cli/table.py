@@ -20,6 +20,11 @@ def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(columns), *map(line, rows)]
 
 
+def harmless(text: str) -> str:
+    r"""What would steer a terminal, or turn the direction of writing, is shown as `\\u001b`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def span(ms: float | None) -> str:
     """How long, in the unit that a person would choose."""
     if ms is None:

@@ -57,8 +57,10 @@ class Children:
         if isinstance(reply, Raised):
             raise _error(reply)
         if reply.send or reply.emit or reply.triggers:
-            attempt.effects = effects = Effects()
-            effects.send, effects.emit, effects.triggers = reply.send, reply.emit, reply.triggers
+            effects = attempt.effects = attempt.effects or Effects()
+            effects.send += reply.send
+            effects.emit += reply.emit
+            effects.triggers += reply.triggers
         return msgspec.Raw(reply.value)
 
     async def _one_that_lives(self) -> _Process | None:

@@ -98,7 +98,7 @@ class Claimer:
                 self.rests = self._stopping
                 continue
             waited = self._wait_ms
-            limit = min(limit, MOST_AFTER_A_WAIT if waited else MOST_AT_ONCE)
+            limit = min(limit, max(1, slots.free), MOST_AFTER_A_WAIT) if waited else min(limit, MOST_AT_ONCE)
             claimed = await self._claim(limit)
             self.answered = time.monotonic()
             if waited:

@@ -18,7 +18,7 @@ def decision_of(attempt: Attempt, outcome: Outcome) -> Commit:
     fence = Held(job.id, attempt.delivery.lease)
     if effects is None:
         return Commit(fence=fence, outcome=outcome, keep_ms=job.keep_ms)
-    leaving = effects if isinstance(outcome, Succeeded) or (attempt.hooked and type(outcome) in FINAL) else Effects()
+    leaving = effects if isinstance(outcome, Succeeded) or (attempt.before_hook is not None and type(outcome) in FINAL) else Effects()
     return Commit(
         fence=fence,
         outcome=outcome,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from culm import decide
 from culm.current import Attempt, Effects, enter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from culm.app import App
     from culm.payload import Payloads
 
+T = TypeVar("T")
 log = logging.getLogger("culm.worker")
 
 HOOK_S = 10.0  # a hook may take so long: its job is held, and so is a slot
@@ -43,7 +45,9 @@ class Hooked:
         came_to: list[Outcome] = []
         try:
             if attempt.delivery.expiries and (rescue := hooks.get("on_rescue")) is not None:
+                attempt.ends_at = inf
                 await self._call(rescue, attempt.delivery, attempt)
+                attempt.ends_at = 0.0  # its time begins now: the next scan says when it ends
             if attempt.stopping:
                 came_to.append(decide.on_cancel() if attempt.stopping == "cancel" else Released())
             else:
@@ -52,7 +56,11 @@ class Hooked:
         except KeyboardInterrupt:  # somebody stops this process
             ended(attempt, Released())
             raise
-        ended(attempt, came_to[-1])
+        except BaseException:
+            if asyncio._get_running_loop() is None:  # noqa: SLF001  # its loop is gone, and this coroutine is being closed
+                raise
+            log.exception("hook.failed: a defect around the hooks of job %s", attempt.id)
+        ended(attempt, came_to[-1] if came_to else Released())
 
     async def _after(self, attempt: Attempt, outcome: Outcome, hooks: Hooks) -> Outcome:
         """The hook for that end, if there is one. Returns what the attempt comes to."""
@@ -62,35 +70,44 @@ class Hooked:
             return outcome
         if not isinstance(outcome, Succeeded):
             attempt.effects = None  # the task's own
-        before = 0 if attempt.effects is None else len(attempt.effects.send)
+        kept = attempt.effects
+        before = _sizes(kept)
         if not await self._call(hook, outcome, attempt) or attempt.effects is None:
             return outcome
-        attempt.hooked = True
+        attempt.before_hook = before
         if not self._payloads.plain:
-            send = attempt.effects.send
+            send, sent = attempt.effects.send, before[0]
             try:
-                send[before:] = await self._payloads.stored_jobs(send[before:])
+                send[sent:] = await _to_its_end(self._payloads.stored_jobs(send[sent:]))
             except StoreError as e:
                 log.warning("payload.failed: job %s: %s; it runs again", attempt.id, e)
                 return Released(AGAIN_MS)
+            except ValueError as e:
+                log.error("hook.failed: %s of job %s: %s", hook.__name__, attempt.id, e)
+                _cut(attempt, kept, before)
         return outcome
 
     async def _call(self, hook: Hook, said: Any, attempt: Attempt) -> bool:
         """Whether it went well; otherwise what it sent is dropped."""
         kept = attempt.effects
-        sizes = (0, 0, 0) if kept is None else (len(kept.send), len(kept.emit), len(kept.triggers))
-        work = asyncio.ensure_future(_error_of(hook, said))
-        while not work.done():  # a stop must not tear it from its end: it is soon over, or the whole job is given back
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:
-                continue
-        error = work.result()
+        sizes = _sizes(kept)
+        error = await _to_its_end(_error_of(hook, said))
         if error is None:
             return True
         log.error("hook.failed: %s of job %s: %s", hook.__name__, attempt.id, type(error).__name__, exc_info=error)
         _cut(attempt, kept, sizes)
         return False
+
+
+async def _to_its_end(coro: Coroutine[Any, Any, T]) -> T:
+    """A stop must not tear it from its end: it is soon over, or the whole job is given back."""
+    work = asyncio.ensure_future(coro)
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            continue
+    return work.result()
 
 
 async def _error_of(hook: Hook, said: Any) -> BaseException | None:
@@ -105,6 +122,10 @@ async def _error_of(hook: Hook, said: Any) -> BaseException | None:
             raise
         return e
     return None
+
+
+def _sizes(effects: Effects | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if effects is None else (len(effects.send), len(effects.emit), len(effects.triggers))
 
 
 def _cut(attempt: Attempt, kept: Effects | None, sizes: tuple[int, int, int]) -> None:

@@ -40,16 +40,21 @@ class Imported:
         new = [file for file in sorted(files - self._known) if is_ours(Path(file), self._here)]
         self._known |= files
         if new:
-            with contextlib.suppress(OSError), self._told.open("a", encoding="utf-8") as told:  # one write: others append, too
+            with (
+                contextlib.suppress(OSError),
+                self._told.open("a", encoding="utf-8", errors="surrogateescape") as told,
+            ):  # one write: others append, too
                 told.write("".join("{} {} {}\n".format(*stamp(file), file) for file in new))
 
 
 def read(told: Path) -> dict[str, Stamp]:
     """What they imported, and as of when."""
     found: dict[str, Stamp] = {}
-    for line in told.read_text(encoding="utf-8").splitlines():
-        changed, size, file = line.split(" ", 2)
-        found.setdefault(file, (int(changed), int(size)))
+    whole = told.read_text(encoding="utf-8", errors="surrogateescape").rpartition("\n")[0]  # the last line may be under way
+    for line in whole.split("\n"):
+        with contextlib.suppress(ValueError):  # of a file with a line end in its name
+            changed, size, file = line.split(" ", 2)
+            found.setdefault(file, (int(changed), int(size)))
     return found
 
 

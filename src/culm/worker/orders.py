@@ -17,7 +17,7 @@ from culm.commit import Commit, Committed, Held
 from culm.errors import StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Released
-from culm.store import FullStore, TellsGrants
+from culm.store import FullStore, Patient, TellsGrants
 from culm.worker.slots import Slots
 
 log = logging.getLogger("culm.worker")
@@ -140,7 +140,8 @@ class Obedience:
     async def _granted(self, lease: str) -> list[Delivery]:
         if isinstance(self._store, TellsGrants):
             return await self._store.granted(self._queues, lease=lease)
-        return list((await self._store.claim(self._queues, lease=lease, limit=1, for_ms=SHORT_MS)).deliveries)
+        limit = 0 if isinstance(self._store, Patient) else 1  # there, the original may wait still: nothing makes it too late as well
+        return list((await self._store.claim(self._queues, lease=lease, limit=limit, for_ms=SHORT_MS)).deliveries)
 
     async def _hold(self, held: Sequence[Held]) -> None:
         for start in range(0, len(held), AT_ONCE):

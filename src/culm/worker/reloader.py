@@ -109,9 +109,9 @@ class Reloader:
     def _ended(self, code: int) -> bool:
         """The worker has ended; whether that is all."""
         self._process, changed = None, self._kill_at is not None
-        if self._stopping or (not changed and code in (0, USAGE)):
+        if self._stopping or (not changed and code == USAGE):
             return True
-        if changed:
+        if changed or code == 0:  # or it recycles itself
             self._start()
         else:
             log.error("reload.waits: the worker ended, %s; it starts again when a .py file below %s changes", ending(code), self._here)

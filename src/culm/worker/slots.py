@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from culm import decide
 from culm.app import App
-from culm.batch import Answer
+from culm.batch import Answer, Then
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt
 from culm.errors import StoreFull, StoreUnavailable
@@ -87,6 +87,7 @@ class Slots:
         self._done_then, self._quiet_scans = 0, 0
         self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
         self.fenced = 0
+        self._without_hook: dict[Held, Commit] = {}  # ends whose hooks sent something, as they are without that
         self._closing = False
         self._end = self._ended if watch is None else watch(self._ended)
         self._empty = asyncio.Event()
@@ -152,7 +153,9 @@ class Slots:
         job = attempt.job
         if attempt.committed is None:
             commit = decision_of(attempt, outcome)
-            then = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+            then: Then | None = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+            if attempt.before_hook is not None:
+                then = self._keep_without_hook(commit, attempt.before_hook, then)
             self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
         elif attempt.committed != "applied":
             self._fence(job.id)
@@ -172,12 +175,32 @@ class Slots:
             if not self.running:
                 self._empty.set()
 
+    def _keep_without_hook(self, commit: Commit, sizes: tuple[int, int, int], then: Then | None) -> Then:
+        """Until the commit is answered: an end must not fail for what its hook sent."""
+        assert commit.fence is not None
+        fence, (sent, emitted, triggers) = commit.fence, sizes
+        self._without_hook[fence] = replace(
+            commit, send=commit.send[:sent], emit=commit.emit[:emitted], triggers=commit.triggers[:triggers]
+        )
+
+        def answered(answer: Answer) -> None:
+            self._without_hook.pop(fence, None)
+            if then is not None:
+                then(answer)
+
+        return answered
+
     async def _settle(self) -> None:
         """Apart: what ended is written, then the next begins."""
         await self._gatherer.flush()
         self._settling = None
         if self.buffer and not self.running:
             self._start_next()
+        self._empty_if_it_is()
+
+    def _empty_if_it_is(self) -> None:
+        if not self.running and not self.buffer:
+            self._empty.set()
 
     def _answered(self, commits: Sequence[Commit], answers: Sequence[Answer]) -> None:
         """Deal with the commits of a batch that were not applied."""
@@ -198,6 +221,13 @@ class Slots:
             log.error("commit.failed: job %s: %r", fence.job_id, answer, extra={"job_id": fence.job_id})
             if not isinstance(commit.outcome, Failed):
                 self._post(Commit(fence=fence, outcome=Failed(decide.fault_of(answer)), keep_ms=commit.keep_ms))
+        elif answer == "conflict" and (plain := self._without_hook.pop(fence, None)) is not None:
+            log.error(
+                "hook.conflict: of job %s: the hook sent an id that another task has; the end stands, without what it sent",
+                fence.job_id,
+                extra={"job_id": fence.job_id},
+            )
+            self._post(plain, weight=weigh(plain))
         elif answer == "conflict":
             log.error(
                 "commit.conflict: job %s sent an id that another task has, or a step that another run recorded",
@@ -279,6 +309,7 @@ class Slots:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
         self._closing = True
         self.release_buffered()
+        self._empty_if_it_is()
         for attempt in [a for a in self.running if a.waits]:
             self._stop(attempt, "shutdown")
         done, hurried = asyncio.ensure_future(self._empty.wait()), asyncio.ensure_future(hurry.wait())

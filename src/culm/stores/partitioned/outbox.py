@@ -84,14 +84,15 @@ class Outbox:
         partition = self._partitions[place]
         try:
             while True:
+                partition.refuse_while_away()
                 self._leases += 1
                 store = await partition.store()
                 lease = f"{self._name}/{self._leases}"
-                claimed = await partition.ask(store.claim([OUTBOX], lease=lease, limit=SETTLE_AT_ONCE, for_ms=SETTLE_MS))
+                claimed = await partition.ask_soon(store.claim([OUTBOX], lease=lease, limit=SETTLE_AT_ONCE, for_ms=SETTLE_MS))
                 await self.run(place, claimed.deliveries)
                 if len(claimed.deliveries) < SETTLE_AT_ONCE:
                     return
-        except StoreUnavailable as e:
+        except StoreError as e:  # what was committed is committed; whoever claims goes on
             log.info("outbox.later: %s", e)
 
     async def run(self, place: Place, deliveries: Sequence[Delivery]) -> set[Place]:

@@ -111,6 +111,8 @@ class Link:
                 value(await popped)
                 reply = None if ran is None else await ran
         except TimeoutError:
+            if ran is not None and ran.done() and not ran.cancelled() and ran.exception() is None:
+                return value(ran.result())  # it was this process that stood still
             connection.close("did not answer")
             raise StoreUnavailable(f"{self._address} did not answer a wait in time") from None
         except BaseException:

@@ -21,6 +21,7 @@ _NEEDS = {
     "discard": _BASE,
     "extend": (*_ROWS, _ALIVE),
     "finish": _TELL,
+    "hurry": _BASE,
     "look": _BASE,
     "purge": _SCOPES,
     "register": (*_BASE, _ALIVE),

@@ -154,8 +154,7 @@ class RedisStore:
         return await self._granted(queues, lease, reply)
 
     async def hurry(self, lease: str) -> None:
-        own = f"{self._prefix}w:{lease.rpartition('/')[0]}"
-        await self._here().link.ask_all([("ZADD", own, 0, "1"), ("PEXPIRE", own, HURRY_MS)])
+        await self._run("hurry", lease.rpartition("/")[0], HURRY_MS)
 
     def _asked(self, queues: Sequence[str], lease: str, limit: int, for_ms: int, order: ClaimOrder) -> list[Word]:
         return [lease, limit, for_ms, order, self._ledger, *dict.fromkeys(queues)]

@@ -287,7 +287,7 @@ for _, lanes in ipairs(groups) do
         end
     end
 end
-if #taken > 0 then
+if #taken > 0 or limit == 0 then -- of nothing: whatever this claimer asked before and is yet to arrive is too late
     call('SET', P .. 'c:' .. (claimer or ''), lease, 'PX', ANSWERS_MS)
 end
 local next_ms = next_due(groups)
