@@ -272,3 +272,83 @@ def test_what_can_be_no_hook_is_refused() -> None:
     work.on_success(lambdas([]))
     with pytest.raises(ConfigError, match="'work' has a hook on_success already"):
         work.on_success(lambdas([]))
+
+
+def test_a_rescue_that_takes_longer_than_the_jobs_timeout_is_no_timeout() -> None:
+    async def main() -> None:
+        bench, rescues = Bench(), list[int]()
+
+        @bench.app.task(timeout=0.2)
+        async def work() -> int:
+            return 7
+
+        @work.on_rescue
+        async def rescued(delivery: Delivery) -> None:
+            rescues.append(delivery.expiries)
+            await asyncio.sleep(0.5)
+
+        job = await work.enqueue()
+        assert len((await bench.store.claim(["default"], lease="dead/1", limit=1, for_ms=1_000)).deliveries) == 1
+        bench.clock.advance(ms=2_000)
+        async with bench.working():
+            assert await job.result() == 7
+        assert rescues == [1]
+
+    run(main())
+
+
+def test_an_end_stands_although_its_hook_sent_what_cannot_be() -> None:
+    async def main() -> None:
+        bench = Bench()
+        told = Told(bench)
+
+        @bench.app.task
+        async def other() -> None: ...
+
+        @bench.app.task
+        async def work() -> int:
+            await told.alert.enqueue("by the task")
+            return 42
+
+        @work.on_success
+        async def succeeded(ended: Succeeded) -> None:
+            await told.alert.using(id="taken").enqueue("by the hook")
+
+        await other.using(id="taken", delay=3600).enqueue()
+        async with bench.working():
+            assert await (await work.enqueue()).result() == 42
+            await until(lambda: told.said == ["by the task"])
+
+    run(main())
+
+
+def test_an_upload_of_what_a_hook_sent_is_not_torn_by_a_stop() -> None:
+    async def main() -> None:
+        bench = Bench(offload=Offload(beyond=100))
+        told, uploading, gate = Told(bench), asyncio.Event(), asyncio.Event()
+        right = bench.app.payloads.stored_jobs
+
+        async def slow(jobs: Any) -> Any:
+            uploading.set()
+            await gate.wait()
+            return await right(jobs)
+
+        @bench.app.task
+        async def work() -> int:
+            return 7
+
+        @work.on_success
+        async def succeeded(ended: Succeeded) -> None:
+            await told.alert.enqueue("!" * 500)
+
+        async with bench.working() as worker:
+            job = await work.enqueue()
+            bench.app.payloads.stored_jobs = slow  # type: ignore[method-assign]
+            await uploading.wait()
+            await job.cancel()
+            await until(lambda: any(attempt.cancelled for attempt in worker._slots.running))
+            gate.set()
+            await until(lambda: worker.done >= 1)
+            assert await job.outcome() in (Succeeded(b"\x07"), Cancelled())
+
+    run(main())
