@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -213,15 +214,18 @@ def run() -> None:
 
 
 @functools.cache
-def _command() -> Callable[..., object]:
-    """What the signatures above come to: most of a refused command's time, so it is made once."""
-    return typer.main.get_command(cli)
+def _command(name: str) -> Callable[..., object]:
+    """What the signatures above come to: of that command alone if there is one, since all of them take longer than most commands do."""
+    some = copy(cli)
+    some.registered_commands = [c for c in cli.registered_commands if c.callback is not None and c.callback.__name__ == name]
+    some.registered_groups = [g for g in cli.registered_groups if g.name == name]
+    return typer.main.get_group(some if some.registered_commands or some.registered_groups else cli)
 
 
 def main(arguments: list[str]) -> int:
     """One command; returns its exit code."""
     try:
-        code = _command()(args=arguments or ["--help"], prog_name="culm", standalone_mode=False)
+        code = _command(arguments[0] if arguments else "")(args=arguments or ["--help"], prog_name="culm", standalone_mode=False)
     except UsageError as e:
         return _refuse(e.format_message(), Exit.USAGE)
     except Quit as e:
