@@ -55,6 +55,8 @@ def test_one_letter_is_shown_with_its_trace(desk: Desk) -> None:
     assert desk.culm("dead", "show", "a").out.endswith("Traceback: no way\n")
     assert (found["arguments"], found["dead_for"] >= 0) == ([1, {"who": "ä"}], True)
     assert 'arguments  [1,{"who":"ä"}]\n' in desk.culm("dead", "show", "a").out
+    assert "arguments" not in desk.culm("dead", "show", "a", "--no-arguments").out
+    assert "arguments" not in desk.culm("dead", "show", "a", "--no-arguments", "--json").json
     assert "error      three strikes\n" in desk.culm("dead", "show", "c").out
 
 

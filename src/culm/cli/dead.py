@@ -73,6 +73,7 @@ def list_(
 @dead.command()
 def show(
     job_id: Annotated[str, typer.Argument(metavar="ID", help="the dead letter")],
+    arguments: Annotated[bool, typer.Option("--arguments/--no-arguments", help="what it was called with, too")] = True,
     app: AppOption = None,
     url: Url = None,
     json: Json = False,
@@ -83,7 +84,7 @@ def show(
     Example:
       culm dead show order-42
     """
-    return asyncio.run(_show(store_app(app, url), job_id, as_json=json))
+    return asyncio.run(_show(store_app(app, url), job_id, with_arguments=arguments, as_json=json))
 
 
 @dead.command()
@@ -169,22 +170,23 @@ async def _list(app: App, which: Filter, *, after: str, limit: int, as_json: boo
     return Exit.OK
 
 
-async def _show(app: App, job_id: str, *, as_json: bool) -> int:
+async def _show(app: App, job_id: str, *, with_arguments: bool, as_json: bool) -> int:
     async with app:
         letter = await app.dead.get(job_id)
         state = await app.store.job(job_id) if letter is None else None
-        arguments = None if letter is None else await _arguments(app, job_id)
+        arguments = await _arguments(app, job_id) if letter is not None and with_arguments else None
     if letter is None:
         raise Quit(f"job {job_id} is no dead letter: {'it is not known' if state is None else f'it is {state.state}'}")
     if as_json:
-        say_json(shown(letter) | {"arguments": arguments})
+        say_json(shown(letter) | ({"arguments": arguments} if with_arguments else {}))
         return Exit.OK
     for name, value in shown(letter).items():
         if name in ("age", "dead_for"):
             say(f"{name:<10} {span(value * 1000)}")
         elif name != "fault":
             say(f"{name:<10} {harmless(clipped(str(value), MOST_SHOWN_CHARS))}")
-    say(f"{'arguments':<10} {harmless(msgspec.json.encode(arguments).decode())[:MOST_SHOWN_CHARS]}")
+    if with_arguments:
+        say(f"{'arguments':<10} {harmless(msgspec.json.encode(arguments).decode())[:MOST_SHOWN_CHARS]}")
     if letter.fault is not None and letter.fault.trace:
         for line in letter.fault.trace.rstrip().split("\n"):
             say(harmless(line))
