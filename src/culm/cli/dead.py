@@ -184,7 +184,7 @@ async def _show(app: App, job_id: str, *, with_arguments: bool, as_json: bool) -
         if name in ("age", "dead_for"):
             say(f"{name:<10} {span(value * 1000)}")
         elif name != "fault":
-            say(f"{name:<10} {harmless(clipped(str(value), MOST_SHOWN_CHARS))}")
+            say(f"{name:<10} {clipped(str(value), MOST_SHOWN_CHARS)}")
     if with_arguments:
         say(f"{'arguments':<10} {harmless(msgspec.json.encode(arguments).decode())[:MOST_SHOWN_CHARS]}")
     if letter.fault is not None and letter.fault.trace:

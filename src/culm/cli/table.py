@@ -47,6 +47,6 @@ def times(n: int) -> str:
 
 
 def clipped(text: str, most: int) -> str:
-    """One line of so many characters at most."""
-    text = " ".join(text.split())
+    """One line of so many characters at most, without what would steer a terminal."""
+    text = harmless(" ".join(text.split()))
     return text if len(text) <= most else text[: most - 1] + "…"
