@@ -22,6 +22,7 @@ from pathlib import Path
 from culm.worker.ending import ending
 from culm.worker.imported import IMPORTED, NOT_OURS, Stamp, read, stamp
 from culm.worker.leash import PARENT
+from culm.worker.signals import hearing
 
 log = logging.getLogger("culm.worker")
 
@@ -47,24 +48,15 @@ class Reloader:
 
     def run(self) -> int:
         """The worker's last exit code."""
-        wake, woken = os.pipe()
-        for fd in (wake, woken):
-            os.set_blocking(fd, False)
-        before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        old_fd = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        try:
-            with tempfile.TemporaryDirectory(prefix="culm-reload-") as folder:
-                self._told = Path(folder) / "imported"
-                return self._loop(wake)
-        finally:
-            if self._process is not None:
-                self._process.kill()
-                self._process.wait()
-            signal.set_wakeup_fd(old_fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(wake)
-            os.close(woken)
+        with hearing(SIGNALS) as wake:
+            try:
+                with tempfile.TemporaryDirectory(prefix="culm-reload-") as folder:
+                    self._told = Path(folder) / "imported"
+                    return self._loop(wake)
+            finally:
+                if self._process is not None:
+                    self._process.kill()
+                    self._process.wait()
 
     def _loop(self, wake: int) -> int:
         self._start()

@@ -31,6 +31,7 @@ from culm.worker.notify import tell_systemd
 from culm.worker.orders import Order
 from culm.worker.orphans import adopts_orphans, reap_orphans
 from culm.worker.place import LONGEST_PAUSE_S, Place
+from culm.worker.signals import hearing
 from culm.worker.suspects import Suspects
 
 log = logging.getLogger("culm.worker")
@@ -102,26 +103,17 @@ class Supervisor:
 
     def run(self) -> int:
         """The exit code: 0, 1 when a process did not stop well, or that of the first when it could not start."""
-        wake, woken = os.pipe()
-        for fd in (wake, woken):
-            os.set_blocking(fd, False)
-        before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        old_fd = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        try:
-            self._loop(wake)
-        except Exception:
-            log.exception("supervisor.failed: a defect; its processes stop, and then it ends")
-            self._code = 1
-            self._abandon(wake)
-        finally:
-            self._end()
-            if self._health is not None:
-                self._health.close()
-            signal.set_wakeup_fd(old_fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(wake)
-            os.close(woken)
+        with hearing(SIGNALS) as wake:
+            try:
+                self._loop(wake)
+            except Exception:
+                log.exception("supervisor.failed: a defect; its processes stop, and then it ends")
+                self._code = 1
+                self._abandon(wake)
+            finally:
+                self._end()
+                if self._health is not None:
+                    self._health.close()
         return self._code
 
     def _loop(self, wake: int) -> None:
