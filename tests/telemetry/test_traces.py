@@ -240,3 +240,28 @@ def test_without_its_package_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "traces need a package that is not installed; run: pip install 'culm[otel]'\n"
+
+
+def test_without_an_sdk_a_trace_that_comes_from_elsewhere_goes_on_and_none_begins() -> None:
+    bench = Bench()
+    bench.app = App(store=bench.store, tracing=Tracing())  # no provider was installed: nobody makes spans
+    theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    children: dict[str, str] = {}
+
+    @bench.app.task(name="log", queue="q")
+    async def log(who: str) -> None:
+        children[who] = current().headers.get("traceparent", "")
+
+    @bench.app.task(name="mail", queue="q")
+    async def mail(who: str) -> None:
+        await log.enqueue(who)
+
+    async def scenario() -> None:
+        plain = await mail.enqueue("ours")
+        await mail.using(headers={"traceparent": theirs}).enqueue("theirs")
+        assert bench.job(plain.id).headers == {}
+        async with bench.working():
+            await until(lambda: len(children) == 2)
+
+    run(scenario())
+    assert children == {"ours": "", "theirs": theirs}

@@ -21,7 +21,19 @@ from culm.outcome import Failed, Fault, Lost, Outcome, Retried, Succeeded
 
 try:
     from opentelemetry.context import Context, attach
-    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider, get_current_span, get_tracer
+    from opentelemetry.trace import (
+        Link,
+        NoOpTracerProvider,
+        ProxyTracerProvider,
+        Span,
+        SpanKind,
+        Status,
+        StatusCode,
+        TracerProvider,
+        get_current_span,
+        get_tracer,
+        get_tracer_provider,
+    )
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     raise ConfigError("traces need a package that is not installed; run: pip install 'culm[otel]'") from None
@@ -35,11 +47,15 @@ class Tracing:
     """Args: provider: whose spans they are; by default OpenTelemetry's global one."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
         self._tracer = get_tracer("culm", tracer_provider=provider)
         self._travels = TraceContextTextMapPropagator()
 
     @contextmanager
     def sending(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        if self._has_nothing_to_carry():
+            yield list(jobs)
+            return
         first = jobs[0]
         name = first.task if all(job.task == first.task for job in jobs) else "(several)"
         about = _about(first) if len(jobs) == 1 else {**_SYSTEM, "messaging.batch.message_count": len(jobs)}
@@ -47,6 +63,8 @@ class Tracing:
             yield [self._carrying(job) for job in jobs]
 
     def leaving(self, job: Job) -> Job:
+        if self._has_nothing_to_carry():
+            return job
         with self._tracer.start_as_current_span(f"send {job.task}", kind=SpanKind.PRODUCER, attributes=_about(job)):
             return self._carrying(job)
 
@@ -60,6 +78,8 @@ class Tracing:
 
     async def __call__(self, delivery: Delivery, next: Next, /) -> Outcome:  # noqa: A002  # the word of middleware
         job = delivery.job
+        if PARENT not in job.headers and self._has_nothing_to_carry():
+            return await next(delivery)
         about = {**_about(job), "culm.attempt": delivery.attempt, "culm.expiries": delivery.expiries}
         with self._tracer.start_as_current_span(
             f"run {job.task}",
@@ -74,6 +94,11 @@ class Tracing:
             if effects is not None and effects.triggers and isinstance(outcome, Succeeded):
                 _link_joins(effects)
             return outcome
+
+    def _has_nothing_to_carry(self) -> bool:
+        """No SDK makes spans here (until one is installed), and no trace of somebody else is current."""
+        provider = self._provider or get_tracer_provider()
+        return isinstance(provider, ProxyTracerProvider | NoOpTracerProvider) and not get_current_span().get_span_context().is_valid
 
     def _context(self, headers: Mapping[str, str]) -> Context:
         """Of the headers alone: what happens to be current in the worker is another trace."""

@@ -9,30 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from sqlite3 import Connection
-from typing import TypeAlias
 
 import msgspec
 
 from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
 from culm.job import Job, decode_job, encode_job
-from culm.outcome import DEAD, FINAL, Final, encode_outcome
-from culm.stores.sqlite.columns import as_json, joined, pieces
+from culm.outcome import FINAL
+from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
-from culm.stores.sqlite.rows import ENDED, Rows
+from culm.stores.sqlite.plain import Steps, due_of
+from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 
 _encode_refused = msgspec.msgpack.Encoder().encode
 _decode_refused = msgspec.msgpack.Decoder(dict[int, Committed]).decode
-
-Ending: TypeAlias = tuple[int, Final, int, str]  # rid, outcome, keep_ms, job id
 
 
 class Commits:
     """Applies batches on a desk's connection. The caller gives `now` and collects `rung`."""
 
     def __init__(self, connection: Connection, lanes: Lanes, leases: Leases, now: int, rung: set[str], *, ledger: bool) -> None:
+        self._connection = connection
         self._sql = connection.execute
         self._lanes = lanes
         self._leases = leases
@@ -42,32 +41,28 @@ class Commits:
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
 
     def apply(self, commits: Sequence[Commit], batch: BatchId) -> list[Committed]:
+        runs = [(plain, list(some)) for plain, some in groupby(commits, key=_is_plain)]
+        rids: list[int] = []
+        if len(runs) == 1 and runs[0][0] and len(commits) > 1:
+            rids = self._rids_of(commits)
+            if self._in_columns(commits, rids, batch):
+                return ["applied"] * len(commits)
         client, number = batch
         if not self._sql(SQL["remember"], (client, number, self._now)).rowcount:
             last, refused = self._sql(SQL["answered"], (client,)).fetchone()
             return _answers(len(commits), refused) if number == last else ["lease_lost"] * len(commits)
         answers: list[Committed] = []
-        run: list[Commit] = []
-        for commit in commits:
-            if _is_plain(commit):
-                run.append(commit)
-            else:
-                answers += self._apply_run(run)
-                run = []
-                answers.append(self._apply_one(commit))
-        answers += self._apply_run(run)
+        for plain, run in runs:
+            answers += self._apply_run(run, rids or self._rids_of(run)) if plain else map(self._apply_one, run)
         if answers.count("applied") < len(answers):
             self._sql(SQL["refused"], (_refused(answers), client))
         return answers
 
     # -- in columns ---------------------------------------------------------------------------------------------------------
 
-    def _apply_run(self, run: list[Commit]) -> list[Committed]:
-        if not run:
-            return []
+    def _apply_run(self, run: Sequence[Commit], rids: Sequence[int]) -> list[Committed]:
         if len(run) == 1 and run[0].fence is None and len(run[0].send) == 1 and self._send_one(run[0].send[0]):
             return ["applied"]
-        rids = self._rids_of(run)
         if self._in_columns(run, rids):
             return ["applied"] * len(run)
         odd = self._odd(run, rids)
@@ -80,31 +75,33 @@ class Commits:
                 answers += [self._apply_one(run[n]) for n in part]
         return answers
 
-    def _rids_of(self, run: list[Commit]) -> list[int]:
+    def _rids_of(self, run: Sequence[Commit]) -> list[int]:
         """Of each commit the row that it ends: -1 if that is not known here, 0 if it ends none."""
         take = self._leases.take
         return [0 if c.fence is None else take(c.fence) for c in run]
 
-    def _in_columns(self, run: list[Commit], rids: list[int]) -> bool:
-        """Apply all of them, or say that not all pass the checks."""
-        if -1 in rids:
+    def _in_columns(self, run: Sequence[Commit], rids: Sequence[int], batch: BatchId | None = None) -> bool:
+        """Apply all of them, and remember the batch if it is given; or say that not all pass the checks."""
+        if -1 in rids or _order_matters(run):
             return False
-        by_lease = _by_lease(run, rids)
-        jobs = [job for commit in run if commit.send for job in commit.send]
-        if not self._all_held(by_lease) or (last := self._last_rid(jobs)) is None:
+        steps = Steps(self._connection, self._lanes, self._now, ledger=self._ledger)
+        if batch is not None:
+            steps.remember(batch)
+        steps.apply(run, rids)
+        if not steps.write():
             return False
-        # Every check is done: from here on, all of it happens.
-        for lease, endings in by_lease.items():
-            self._finish(lease, endings)
-        self._send(jobs, last)
+        self._rung |= steps.rung
         return True
 
-    def _odd(self, run: list[Commit], rids: list[int]) -> set[int]:
+    def _odd(self, run: Sequence[Commit], rids: Sequence[int]) -> set[int]:
         """Which of them do not pass the checks."""
-        known = [n for n, rid in enumerate(rids) if rid >= 0]
+        by_lease: dict[str, list[int]] = {}
+        for commit, rid in zip(run, rids, strict=True):
+            if commit.fence is not None and rid > 0:
+                by_lease.setdefault(commit.fence.lease, []).append(rid)
         held: set[int] = {0}
-        for lease, endings in _by_lease([run[n] for n in known], [rids[n] for n in known]).items():
-            held.update(rid for (rid,) in self._sql(SQL["plainly_held_rids"], (_rids(endings), lease)).fetchall())
+        for lease, some in by_lease.items():
+            held.update(rid for (rid,) in self._sql(SQL["plainly_held"], (as_json(some), lease)).fetchall())
         ids = [job.id for commit in run for job in commit.send]
         taken: set[str] = {job_id for (job_id,) in self._sql(SQL["known_ids"], (as_json(ids),)).fetchall()}
         odd: set[int] = set()
@@ -115,46 +112,9 @@ class Commits:
             taken.update(sent)
         return odd
 
-    def _all_held(self, by_lease: dict[str, list[Ending]]) -> bool:
-        return all(self._sql(SQL["plainly_held"], (_rids(ends), lease)).fetchone()[0] == len(ends) for lease, ends in by_lease.items())
-
-    def _last_rid(self, jobs: list[Job]) -> int | None:
-        """The greatest rid so far. None if not all of them are new, to every job, tombstone and scope."""
-        if not jobs:
-            return 0
-        ids = [job.id for job in jobs]
-        if len(set(ids)) < len(ids):
-            return None
-        known, last = self._sql(SQL["known_many"], (as_json(ids),)).fetchone()
-        return None if known else last
-
-    def _finish(self, lease: str, endings: list[Ending]) -> None:
-        rids, n = _rids(endings), len(endings)
-        if self._ledger:
-            self._sql(SQL["ledger_many"], (lease, self._now, rids))
-        kept = [e for e in endings if e[2] or type(e[1]) in DEAD]
-        if kept:
-            self._keep(kept)
-        self._sql(SQL["let_go_many"], (rids,))
-        if len(kept) < n:
-            gone = rids if not kept else _rids([e for e in endings if not e[2] and type(e[1]) not in DEAD])
-            self._sql(SQL["forget_many"], (gone,))
-        if not self._sql(SQL["emptied"], (lease, n)).rowcount:
-            self._sql(SQL["shrinks"], (n, lease))
-        self._rung.update([e[3] for e in endings])
-
-    def _keep(self, kept: list[Ending]) -> None:
-        """Those that end alike and are kept as long share a statement."""
-        for (kind, keep_ms), some in groupby(kept, key=lambda e: (type(e[1]), e[2])):
-            alike = list(some)
-            rids, outcomes = [e[0] for e in alike], [encode_outcome(e[1]) for e in alike]
-            sweep_at, died = (None, self._now) if kind in DEAD else (self._now + keep_ms, None)
-            for piece in pieces(outcomes):
-                self._sql(SQL["keep_many"], (as_json(rids[piece]), ENDED[kind], *joined(outcomes[piece]), sweep_at, died))
-
     def _send_one(self, job: Job) -> bool:
         """Check and send in one statement. False: nothing was written, it is not new."""
-        lane, due = self._lanes.lane(self._sql, job.queue, job.priority), self._due(job.after_ms, job.at_ms)
+        lane, due = self._lanes.lane(self._sql, job.queue, job.priority), due_of(job.after_ms, job.at_ms, self._now)
         sent = self._sql(SQL["insert_new"], (job.id, lane, self._now, due, encode_job(job)))
         if not sent.rowcount:
             return False
@@ -162,27 +122,6 @@ class Commits:
             self._sql(SQL["make_ready"], (lane, due, sent.lastrowid))
             self._rung.add(job.queue)
         return True
-
-    def _due(self, after_ms: int | None, at_ms: int | None) -> int | None:
-        return None if after_ms is None else max(self._now + after_ms, at_ms or 0)
-
-    def _send(self, jobs: list[Job], last: int) -> None:
-        """Those that share a lane and a due share a statement."""
-        if not jobs:
-            return
-        rid, now, rung = last + 1, self._now, self._rung
-        for (queue, priority, after_ms, at_ms), some in groupby(jobs, key=_when):
-            alike = list(some)
-            lane = self._lanes.lane(self._sql, queue, priority)
-            due = self._due(after_ms, at_ms)
-            if due is not None:
-                rung.add(queue)
-            bodies = [encode_job(job) for job in alike]
-            ids = [job.id for job in alike]
-            for piece in pieces(bodies):
-                self._sql(SQL["insert_many"], (rid + piece.start, lane, now, due, *joined(bodies[piece]), as_json(ids[piece])))
-            rid += len(alike)
-        self._sql(SQL["make_ready_after"], (last,))
 
     # -- one by one ---------------------------------------------------------------------------------------------------------
 
@@ -248,26 +187,10 @@ def _is_simple(job: Job) -> bool:
     return not job.topic and "~" not in job.id and "\0" not in job.id
 
 
-def _by_lease(run: list[Commit], rids: list[int]) -> dict[str, list[Ending]]:
-    """The jobs that the run ends, by lease."""
-    found: dict[str, list[Ending]] = {}
-    for commit, rid in zip(run, rids, strict=True):
-        fence = commit.fence
-        if fence is not None:
-            ending: Ending = (rid, commit.outcome, commit.keep_ms, fence.job_id)  # type: ignore[assignment]  # _is_plain: it is final
-            if fence.lease in found:
-                found[fence.lease].append(ending)
-            else:
-                found[fence.lease] = [ending]
-    return found
-
-
-def _when(job: Job) -> tuple[str, int, int | None, int | None]:
-    return (job.queue, job.priority, job.after_ms, job.at_ms)
-
-
-def _rids(endings: list[Ending]) -> str:
-    return str([e[0] for e in endings])  # a list of numbers reads as JSON
+def _order_matters(run: Sequence[Commit]) -> bool:
+    """It sends again what it ends."""
+    sent = {job.id for commit in run for job in commit.send}
+    return bool(sent) and any(commit.fence is not None and commit.fence.job_id in sent for commit in run)
 
 
 def _refused(answers: list[Committed]) -> bytes:

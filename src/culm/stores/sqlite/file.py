@@ -11,7 +11,7 @@ from typing import Literal
 
 from culm.errors import ConfigError, StoreUnavailable
 from culm.stores.sqlite.line import Line
-from culm.stores.sqlite.sql import schema
+from culm.stores.sqlite.sql import plain, schema
 
 APPLICATION_ID = 0x63756C6D  # "culm"
 SCHEMA = 1
@@ -34,6 +34,8 @@ def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Conne
 def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
     """For a desk that asks for the write lock by itself, far more often than SQLite would."""
     connection = connect(path, durability)
+    connection.execute("PRAGMA temp_store = MEMORY")  # of what a statement would undo if a check in it fails
+    connection.executescript(plain())
     connection.execute("PRAGMA busy_timeout = 0")
     return connection
 

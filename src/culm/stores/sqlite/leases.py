@@ -1,4 +1,4 @@
-"""Claims and extensions. A claim moves the oldest due jobs of some lanes from `ready` to `held` in four statements, however many they are.
+"""Claims and extensions. A claim moves the oldest due jobs of some lanes from `ready` to `held` in one statement, however many they are.
 
 What was claimed is remembered here, lease by lease, so that a commit finds its rows without a look-up; the database
 still has the last word.
@@ -27,7 +27,8 @@ _dues = msgspec.json.Decoder(dict[int, int]).decode
 _qids = msgspec.json.Decoder(list[int]).decode
 _jobs = msgspec.msgpack.Decoder(list[Job]).decode
 
-_TAKING = ("taken", "size", "fitting", "taken_again", "hold_taken", "unready_taken")
+_TAKE = "INSERT INTO takes VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_TAKING = ("taken", "size", "fitting", "taken_again")
 _SEVERAL = {name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in _TAKING}
 
 
@@ -58,7 +59,7 @@ class Claim:
         self._sql = connection.execute
         self._lanes = lanes
         self._now = now
-        self._lease = lease
+        self._lease, self._claimer = lease, lease.rpartition("/")[0]
         self._until = now + for_ms
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
         self._lid = -1
@@ -66,9 +67,8 @@ class Claim:
         self.rids: dict[str, int] = {}
 
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
-        claimer = self._lease.rpartition("/")[0]
         qids = self._lanes.qids(self._sql, queues)
-        look = (claimer, as_json(of_queues(qids)))
+        look = (self._claimer, as_json(of_queues(qids)))
         latest, first_expiry, paused, heads = self._sql(SQL["look"], look).fetchone()
         if latest == self._lease:  # the reply was lost
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
@@ -85,8 +85,6 @@ class Claim:
         for some in [due] if order == "age" else _by_priority(due):
             if len(deliveries) < limit and some and self._room > 0:
                 deliveries += self._take_due(some, limit - len(deliveries))
-        if deliveries:
-            self._sql(SQL["claims"], (claimer, self._lease, self._now))
         (next_due,) = self._sql(SQL["next_due"], (as_json(lanes),)).fetchone()
         return Claimed(deliveries, None if next_due is None else max(0, next_due - self._now))
 
@@ -99,8 +97,7 @@ class Claim:
         found = self._read(rids, *columns)
         if found is None:
             found = self._read_again(*self._sql(sql["taken_again"], (some, due, rid)).fetchone())
-        self._sql(sql["hold_taken"], (self._lease_for(len(found)), self._until, some, due, rid))
-        self._sql(sql["unready_taken"], (some, due, rid))
+        self._sql(_TAKE, (self._claimer, self._lease, self._now, self._until, as_json(lanes), due, rid, len(found)))
         return found
 
     def _fitting(self, sql: dict[str, str], some: int | str, due: int, limit: int) -> int:
@@ -166,6 +163,8 @@ class Claim:
                 self._sql(SQL["lease_ends"], (lid,))
                 found.append(self._delivery(rid))
                 self.rids[job_id] = rid
+        if found:
+            self._sql(SQL["claims"], (self._claimer, self._lease, self._now))
         self._sql(SQL["refresh_leases"])
         return found
 
@@ -193,18 +192,34 @@ def deliveries(connection: Connection, held: Sequence[Held], now: int) -> list[D
 
 
 def extend(connection: Connection, held: Sequence[Held], until: int) -> list[LeaseState]:
-    """Move the ends of leases; each is answered by itself."""
-    answers: list[LeaseState] = []
+    """Move the ends of leases. Where all that is asked of one is held, and nobody asked to stop it, two statements serve."""
+    by_lease: dict[str, list[str]] = {}
     for h in held:
-        found = connection.execute(SQL["fence"], (h.job_id, h.lease)).fetchone()
-        if found is None:
-            answers.append("lost")
-            continue
-        rid, flags, lid = found
-        connection.execute(SQL["extend"], (until, rid))
-        connection.execute(SQL["extend_lease"], (until, lid))
-        answers.append("cancelled" if flags & CANCELLED else "held")
-    return answers
+        by_lease.setdefault(h.lease, []).append(h.job_id)
+    answers: dict[Held, LeaseState] = {}
+    for lease, job_ids in by_lease.items():
+        if not _extend_all(connection, lease, job_ids, until):
+            answers |= {Held(job_id, lease): _extend_one(connection, job_id, lease, until) for job_id in job_ids}
+    return [answers.get(h, "held") for h in held]
+
+
+def _extend_all(connection: Connection, lease: str, job_ids: Sequence[str], until: int) -> bool:
+    """Whether all of them are held, and nobody asked to stop them; else nobody may rely on any of it."""
+    ids = as_json(job_ids)
+    if "\\u0000" in ids or connection.execute(SQL["extend_many"], (until, lease, ids)).rowcount < len(job_ids):
+        return False
+    connection.execute(SQL["extend_lease_of"], (until, lease))
+    return True
+
+
+def _extend_one(connection: Connection, job_id: str, lease: str, until: int) -> LeaseState:
+    found = connection.execute(SQL["fence"], (job_id, lease)).fetchone()
+    if found is None:
+        return "lost"
+    rid, flags, lid = found
+    connection.execute(SQL["extend"], (until, rid))
+    connection.execute(SQL["extend_lease"], (until, lid))
+    return "cancelled" if flags & CANCELLED else "held"
 
 
 def _by_priority(lanes: list[int]) -> list[list[int]]:

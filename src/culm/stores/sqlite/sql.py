@@ -16,6 +16,11 @@ def schema() -> str:
     return (files(__package__) / "schema.sql").read_text(encoding="utf-8")
 
 
+def plain() -> str:
+    """A script: the temporary views and triggers of a connection that writes."""
+    return (files(__package__) / "plain.sql").read_text(encoding="utf-8")
+
+
 def _without_comments(body: str) -> str:
     return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
 

@@ -12,26 +12,11 @@ SELECT number, refused FROM clients WHERE client = ?
 
 -- name: fence  (id, lease) -> rid, flags, lid; no row: the lease does not hold the job
 SELECT j.rid, j.flags, h.lid FROM jobs j JOIN held h ON h.rid = j.rid JOIN leases l ON l.lid = h.lid WHERE j.id = ? AND l.lease = ?
--- name: plainly_held_rids  (:json rids, lease) -> rid; those of them
+-- name: plainly_held  (:json rids, lease) -> rid; those of them that the lease holds and no flag makes special
 SELECT h.rid FROM held h JOIN jobs j ON j.rid = h.rid
 WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = (SELECT lid FROM leases WHERE lease = ?) AND j.flags = 0
--- name: plainly_held  (:json rids, lease) -> how many of them that lease holds and no flag makes special
-SELECT count(*) FROM held h JOIN jobs j ON j.rid = h.rid
-WHERE h.rid IN (SELECT value FROM json_each(?)) AND h.lid = (SELECT lid FROM leases WHERE lease = ?) AND j.flags = 0
--- name: let_go_many  (:json rids)
-DELETE FROM held WHERE rid IN (SELECT value FROM json_each(?))
 -- name: forget_many  (:json rids)
 DELETE FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
--- name: ledger_many  (lease, at, :json rids)
-INSERT INTO ledger SELECT id, ?, ? FROM jobs WHERE rid IN (SELECT value FROM json_each(?))
--- name: keep_many  (:json rids, ended, last, at, sweep_at, died): they ended, and are kept
-UPDATE jobs SET ended = ?2, last = substr(?3, CAST(substr(?4, 1 + v.key * 20, 10) AS INTEGER), CAST(substr(?4, 11 + v.key * 20, 10) AS INTEGER)),
-    sweep_at = ?5, due = ?6, attempt = attempt + 1, fence = fence + h.grants, expiries = expiries + h.grants - 1
-FROM json_each(?1) v CROSS JOIN held h ON h.rid = v.value WHERE jobs.rid = v.value
--- name: emptied  (lease, jobs): it held so many, and all of them ended
-DELETE FROM leases WHERE lease = ? AND jobs = ?
--- name: shrinks  (jobs, lease)
-UPDATE leases SET jobs = jobs - ? WHERE lease = ?
 -- name: lease_shrinks  (jobs, lid)
 UPDATE leases SET jobs = jobs - ? WHERE lid = ?
 -- name: lease_ends  (lid)
@@ -68,19 +53,9 @@ SELECT lease FROM leases WHERE lid = ?
 INSERT INTO jobs (id, lane, sent, due, flags, job) SELECT ?1, ?2, ?3, ?4, 0, ?5
 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = ?1)
     AND NOT EXISTS (SELECT 1 FROM scopes WHERE root = ?1)
--- name: known_many  (:json ids) -> whether a job, a tombstone or a scope has one of them; the last rid
-SELECT EXISTS (
-    SELECT 1 FROM json_each(?) WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
-), (SELECT coalesce(max(rid), 0) FROM jobs)
 -- name: known_ids  (:json ids) -> id; those of them that a job, a tombstone or a scope has
 SELECT value FROM json_each(?)
 WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
--- name: insert_many  (rid of the first, lane, sent, due, bodies, at, :json ids)
-INSERT INTO jobs (rid, id, lane, sent, due, flags, job)
-SELECT ?1 + key, value, ?2, ?3, ?4, 0, substr(?5, CAST(substr(?6, 1 + key * 20, 10) AS INTEGER), CAST(substr(?6, 11 + key * 20, 10) AS INTEGER))
-FROM json_each(?7)
--- name: make_ready_after  (rid): all that were sent after that one
-INSERT INTO ready SELECT lane, due, rid FROM jobs WHERE rid > ? AND due IS NOT NULL ORDER BY lane, due, rid
 -- name: insert_job  (id, lane, sent, due, flags, job)
 INSERT INTO jobs (id, lane, sent, due, flags, job) VALUES (?, ?, ?, ?, ?, ?)
 -- name: task_of  (id) -> job
@@ -156,10 +131,6 @@ SELECT '[' || group_concat(head) || ']', CAST(group_concat(job, '') AS BLOB) FRO
     FROM ready r JOIN jobs j ON j.rid = r.rid
     WHERE r.lane = ? AND (r.due, r.rid) <= (?, ?) ORDER BY r.due, r.rid
 )
--- name: hold_taken  (lid, until, lane, due, rid)
-INSERT INTO held SELECT rid, ?, ?, 1 FROM ready WHERE lane = ? AND (due, rid) <= (?, ?) ORDER BY rid
--- name: unready_taken  (lane, due, rid)
-DELETE FROM ready WHERE lane = ? AND (due, rid) <= (?, ?)
 -- name: new_lease  (lease, until, jobs)
 INSERT INTO leases (lease, until, jobs) VALUES (?, ?, ?)
 -- name: lease_grows  (jobs, lid)
@@ -178,6 +149,11 @@ SELECT j.id, j.lane, j.attempt, j.expiries, j.fence, j.sent, h.grants, j.job FRO
 SELECT h.rid FROM held h JOIN leases l ON l.lid = h.lid WHERE l.lease = ? ORDER BY h.rid
 -- name: extend  (until, rid)
 UPDATE held SET until = ? WHERE rid = ?
+-- name: extend_many  (until, lease, :json ids): those of them that the lease holds and nobody asked to stop
+UPDATE held SET until = ?1 WHERE lid = (SELECT lid FROM leases WHERE lease = ?2)
+    AND rid IN (SELECT rid FROM jobs WHERE id IN (SELECT value FROM json_each(?3)) AND NOT flags & 16)
+-- name: extend_lease_of  (until, lease)
+UPDATE leases SET until = min(until, ?) WHERE lease = ?
 -- name: extend_lease  (until, lid): an extension may also shorten
 UPDATE leases SET until = min(until, ?) WHERE lid = ?
 
