@@ -380,7 +380,7 @@ def test_the_payload_of_a_sender_that_was_killed_before_its_commit_is_swept(tmp_
 
 
 def test_a_worker_sweeps_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("culm.worker.worker.SWEEP_S", 0.01)
+    monkeypatch.setattr("culm.worker.chores.SWEEP_S", 0.01)
     bench = Bench(offload=SMALL)
     echoing(bench)
 

@@ -12,24 +12,23 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
-import msgspec
-
 from culm.commit import Held
 from culm.duration import Seconds, to_ms
-from culm.errors import ConfigError, StoreError
+from culm.errors import ConfigError
 from culm.lanes import gathering
 from culm.options import check_name
-from culm.store import FullStore, Hint, LeaseState, WorkerInfo
+from culm.store import FullStore, LeaseState, WorkerInfo
 from culm.telemetry.address import parse_address
 from culm.telemetry.measured import measured
 from culm.telemetry.meter import Meter
 from culm.worker.board import Board
 from culm.worker.cancels import hear_cancels
 from culm.worker.children import Children
+from culm.worker.chores import sweep, tell_progress
 from culm.worker.claimer import Claimer
 from culm.worker.health import Health
 from culm.worker.heart import ThreadHeart, beat
@@ -48,11 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("culm.worker")
 
 SCAN_S = 0.05  # how exactly timeouts are kept
-NEWS_S = 0.25  # between two publications of progress
-SWEEP_S = 10.0
-PAYLOADS_EVERY = 6  # rounds of that
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -178,7 +172,8 @@ class Worker:
         claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
         self._claiming = loop.create_task(claiming, name="culm-claimer")
         cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
-        self._tasks = [loop.create_task(work) for work in (self._tick(), self._news(), self._sweep(), cancels)]
+        chores = (tell_progress(store, self._slots.running), sweep(store, app.payloads, app.rng))
+        self._tasks = [loop.create_task(work) for work in (self._tick(), *chores, cancels)]
         if leash is not None and self._board is not None:
             self._obedience = self._obedient(self._board)
             self._obeying = loop.create_task(self._obedience.obey(leash.orders_fd), name="culm-orders")
@@ -360,42 +355,6 @@ class Worker:
     def _good(self) -> float:
         """When the store last answered; where nobody claims, the heart."""
         return max(self._claimer.answered, self._beaten) if self._claimer.rests else self._claimer.answered
-
-    async def _news(self) -> None:
-        """Publish what running tasks say of their progress; apart from the tick, which must not wait for a store."""
-        while True:
-            await asyncio.sleep(NEWS_S)
-            hints = []
-            for attempt in self._slots.running:
-                if attempt.news is not None:
-                    news, attempt.news = attempt.news, None
-                    hints.append(Hint(attempt.job.reply_to or attempt.id, "progress", attempt.id, _encode(news)))
-            if hints:
-                await _or_warn(self._store.publish(hints), "progress")
-
-    async def _sweep(self) -> None:
-        rounds = 0
-        while True:
-            await asyncio.sleep(SWEEP_S * (0.5 + self._app.rng.random()))
-            await _or_warn(self._sweep_all(), "sweep")
-            if rounds % PAYLOADS_EVERY == 0:
-                await _or_warn(self._sweep_payloads(), "sweep")
-            rounds += 1
-
-    async def _sweep_all(self) -> None:
-        while await self._store.sweep(limit=1_000):
-            await asyncio.sleep(0)
-
-    async def _sweep_payloads(self) -> None:
-        while await self._app.payloads.sweep():
-            await asyncio.sleep(0)
-
-
-async def _or_warn(work: Awaitable[None], what: str) -> None:
-    try:
-        await work
-    except StoreError as e:
-        log.warning("%s.failed: %s", what, e)
 
 
 @contextlib.asynccontextmanager
