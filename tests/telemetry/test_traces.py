@@ -265,3 +265,30 @@ def test_without_an_sdk_a_trace_that_comes_from_elsewhere_goes_on_and_none_begin
 
     run(scenario())
     assert children == {"ours": "", "theirs": theirs}
+
+
+def test_without_an_sdk_a_join_still_tells_of_members_that_carry_a_trace() -> None:
+    bench = Bench()
+    bench.app = App(store=bench.store, tracing=Tracing())
+    theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    said: list[str] = []
+
+    @bench.app.task(name="member", queue="q")
+    async def member() -> None: ...
+
+    @bench.app.task(name="join", queue="q")
+    async def join() -> None:
+        said.append(current().headers.get("culm-links", ""))
+
+    @bench.app.task(name="root", queue="q")
+    async def root() -> None:
+        await member.using(topic="ended", headers={"traceparent": theirs}).enqueue()
+        when(("ended", 1), run=join.bind())
+
+    async def scenario() -> None:
+        await root.enqueue()
+        async with bench.working():
+            await until(lambda: bool(said))
+
+    run(scenario())
+    assert said == [theirs]

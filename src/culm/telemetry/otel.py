@@ -79,7 +79,9 @@ class Tracing:
     async def __call__(self, delivery: Delivery, next: Next, /) -> Outcome:  # noqa: A002  # the word of middleware
         job = delivery.job
         if PARENT not in job.headers and self._has_nothing_to_carry():
-            return await next(delivery)
+            outcome = await next(delivery)
+            _link_joins_of(outcome)
+            return outcome
         about = {**_about(job), "culm.attempt": delivery.attempt, "culm.expiries": delivery.expiries}
         with self._tracer.start_as_current_span(
             f"run {job.task}",
@@ -90,9 +92,7 @@ class Tracing:
         ) as span:
             outcome = await next(delivery)
             _describe(span, outcome)
-            effects = current().effects
-            if effects is not None and effects.triggers and isinstance(outcome, Succeeded):
-                _link_joins(effects)
+            _link_joins_of(outcome)
             return outcome
 
     def _has_nothing_to_carry(self) -> bool:
@@ -131,8 +131,14 @@ def _about(job: Job) -> dict[str, str | int]:
     }
 
 
-def _link_joins(effects: Effects) -> None:
+def _link_joins_of(outcome: Outcome) -> None:
     """Tell each join's job of the members that leave with it."""
+    effects = current().effects
+    if effects is not None and effects.triggers and isinstance(outcome, Succeeded):
+        _link_joins(effects)
+
+
+def _link_joins(effects: Effects) -> None:
     joins = {trigger.job_id: {topic for topic, _ in trigger.topics} for trigger in effects.triggers}
     for n, job in enumerate(effects.send):
         if (topics := joins.get(job.id)) is not None:

@@ -53,17 +53,18 @@ class Commits:
             return _answers(len(commits), refused) if number == last else ["lease_lost"] * len(commits)
         answers: list[Committed] = []
         for plain, run in runs:
-            answers += self._apply_run(run, rids or self._rids_of(run)) if plain else map(self._apply_one, run)
+            answers += self._apply_run(run, rids or self._rids_of(run), refused=bool(rids)) if plain else map(self._apply_one, run)
         if answers.count("applied") < len(answers):
             self._sql(SQL["refused"], (_refused(answers), client))
         return answers
 
     # -- in columns ---------------------------------------------------------------------------------------------------------
 
-    def _apply_run(self, run: Sequence[Commit], rids: Sequence[int]) -> list[Committed]:
+    def _apply_run(self, run: Sequence[Commit], rids: Sequence[int], *, refused: bool) -> list[Committed]:
+        """`refused`: not all of them pass the checks, that is known."""
         if len(run) == 1 and run[0].fence is None and len(run[0].send) == 1 and self._send_one(run[0].send[0]):
             return ["applied"]
-        if self._in_columns(run, rids):
+        if not refused and self._in_columns(run, rids):
             return ["applied"] * len(run)
         odd = self._odd(run, rids)
         answers: list[Committed] = []

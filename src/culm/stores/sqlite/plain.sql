@@ -67,7 +67,7 @@ CREATE TEMP VIEW takes (claimer, lease, at, until, lanes, due, rid, jobs) AS SEL
 
 CREATE TEMP TRIGGER take INSTEAD OF INSERT ON takes BEGIN
     INSERT INTO leases (lease, until, jobs) VALUES (NEW.lease, NEW.until, NEW.jobs)
-    ON CONFLICT (lease) DO UPDATE SET jobs = jobs + excluded.jobs;
+    ON CONFLICT (lease) DO UPDATE SET jobs = jobs + excluded.jobs, until = min(until, excluded.until);
     INSERT INTO held SELECT rid, (SELECT lid FROM leases WHERE lease = NEW.lease), NEW.until, 1
     FROM ready WHERE lane IN (SELECT value FROM json_each(NEW.lanes)) AND (due, rid) <= (NEW.due, NEW.rid);
     DELETE FROM ready WHERE lane IN (SELECT value FROM json_each(NEW.lanes)) AND (due, rid) <= (NEW.due, NEW.rid);
