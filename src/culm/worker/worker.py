@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Literal, Self, TypedDict
 
@@ -171,9 +171,7 @@ class Worker:
             self._claimer.claiming = self._board.claiming
         claiming = self._claimer.run(self._slots) if leash is None or not leash.apart else self._claimer.rest()
         self._claiming = loop.create_task(claiming, name="culm-claimer")
-        cancels = hear_cancels(store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
-        chores = (tell_progress(store, self._slots.running), sweep(store, app.payloads, app.rng))
-        self._tasks = [loop.create_task(work) for work in (self._tick(), *chores, cancels)]
+        self._tasks = [loop.create_task(work) for work in self._beside_the_jobs()]
         if leash is not None and self._board is not None:
             self._obedience = self._obedient(self._board)
             self._obeying = loop.create_task(self._obedience.obey(leash.orders_fd), name="culm-orders")
@@ -184,6 +182,12 @@ class Worker:
         else:
             self._tasks.append(loop.create_task(self._beat_here(), name="culm-heart"))
         log.info("worker.started: %s, queues %s, concurrency %d", self.name, ", ".join(self.queues), self._concurrency)
+
+    def _beside_the_jobs(self) -> Iterable[Coroutine[None, None, None]]:
+        yield self._tick()
+        yield tell_progress(self._store, self._slots.running)
+        yield sweep(self._store, self._app.payloads, self._app.rng)
+        yield hear_cancels(self._store, self._slots.held, self._slots.leases_are, lease_ms=self._lease_ms)
 
     def _obedient(self, board: Board) -> Obedience:
         def took() -> None:
