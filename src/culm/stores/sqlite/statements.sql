@@ -112,7 +112,7 @@ SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
 -- name: oldest  (lane, now, limit) -> due
 SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
 -- name: taken  (lane, due, limit) -> last due, rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; the oldest first.
--- This and the next five also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
+-- This and the next three also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
 SELECT max(due), group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
     SELECT r.due AS due, j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
     FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND r.due <= ? ORDER BY r.due, r.rid LIMIT ?
