@@ -45,8 +45,10 @@ class Cluster:
     def worker(self, *, concurrency: int) -> subprocess.Popen[bytes]:
         return self._spawn("tests.crash.work", str(concurrency))
 
-    def client(self, first: int, last: int, seed: int) -> subprocess.Popen[bytes]:
-        return self._spawn("tests.crash.client", str(first), str(last), str(seed))
+    def client(self, first: int, last: int, seed: int, *, lives: int | None = None) -> subprocess.Popen[bytes]:
+        """Sends those jobs; with `lives` it dies while its call of that number is under way."""
+        numbers = (first, last, seed) if lives is None else (first, last, seed, lives)
+        return self._spawn("tests.crash.client", *map(str, numbers))
 
     def _spawn(self, module: str, *args: str) -> subprocess.Popen[bytes]:
         env = {**os.environ, "CULM_URL": self.url, "CULM_JOURNAL": str(self.journal_path), "PYTHONPATH": str(ROOT)}
@@ -76,11 +78,6 @@ class Cluster:
         child.wait()
         self.journal.write(Fault("kill", child.pid, held, now()))
         return held
-
-    def pause(self, child: subprocess.Popen[bytes]) -> bool:
-        """SIGSTOP; False: it has ended."""
-        _signal(child, signal.SIGSTOP)
-        return child.poll() is None
 
     def freeze(self, child: subprocess.Popen[bytes]) -> int:
         """SIGSTOP, but not in the middle of a transaction: that would stop everybody, and only prove that SQLite has one lock."""
