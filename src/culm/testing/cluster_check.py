@@ -154,10 +154,10 @@ def cancelled_before_the_claim(life: Life) -> Iterator[str]:
     if any(at > life.cancel for at, _ in life.held):
         yield f"job {life.id} had been cancelled, and its worker was not told"
     for at, n in life.ends:
-        told = [i for i, t in life.told if i < at and t.lease == n.lease]
+        told = [i for i, t in life.told if i < at and t.lease == n.lease and t.ms < n.ms]  # what is said in that moment comes too late
         began = max((i for i, s in life.starts if s.lease == n.lease), default=at)
         told = [i for i in told if i > began]
-        if len(told) > 1 + life.run.lost_beats.get(n.node, 0):
+        if len(told) > 1 + life.run.unheard_beats.get(n.node, 0):
             yield f"job {life.id} was told {len(told)} times to stop, and went on to its end"
 
 

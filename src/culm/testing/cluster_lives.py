@@ -68,7 +68,7 @@ class Lives(Struct):
     tables: Sequence[Tables]  # of each partition
     specs: dict[str, list[Spec]]
     stalled: bool  # some worker stood still: what should have ended a job came late
-    lost_beats: dict[str, int]  # node -> replies to its heart that were lost
+    unheard_beats: dict[str, int]  # node -> replies to its heart that were lost, or late
     holders: dict[str, str]  # worker -> its node
     facts: dict[tuple[str, str], int]  # (scope, key) -> the value of the first committed emission
     undisturbed: set[str]  # nodes that had no reason to lose a lease
@@ -112,7 +112,7 @@ def lives_of(plan: Plan, notes: Sequence[Note], tables: Sequence[Tables]) -> Liv
         tables=tables,
         specs=plan.specs,
         stalled=any(n.what == "stall" for n in notes),
-        lost_beats={n.more[0]: n.more[1].get("extend.after", 0) for n in notes if n.what == "bitten"},
+        unheard_beats={n.more[0]: n.more[1].get("extend.after", 0) + n.more[1].get("extend.slow", 0) for n in notes if n.what == "bitten"},
         holders={n.more[1]: n.more[0] for n in notes if n.what == "up"},
         facts=_facts(notes),
         undisturbed=_undisturbed(plan, notes),
