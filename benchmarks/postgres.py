@@ -65,18 +65,23 @@ async def inserts(connection: Any) -> float:
     return N / (time.perf_counter() - started)
 
 
-async def takes(connection: Any) -> float:
-    """Rows claimed with SKIP LOCKED and deleted per second by one statement for 500, one under way: at most once, a crash loses them."""
+async def takes(connection: Any, batch: int = BATCH) -> float:
+    """Rows claimed with SKIP LOCKED and deleted per second, a batch to a statement, one under way: at most once, a crash loses them."""
     await _fill(connection, 1_000)
     await connection.execute("ANALYZE raw")
     started = time.perf_counter()
-    while await connection.fetch(_TAKE, BATCH):
+    while await connection.fetch(_TAKE, batch):
         pass
     return N / (time.perf_counter() - started)
 
 
+async def takes_by_100(connection: Any) -> float:
+    """The same in batches as large as those of the ceilings on SQLite and Redis."""
+    return await takes(connection, 100)
+
+
 async def claims(connection: Any) -> float:
-    """The same by two statements, each committed: a crash between them loses nothing, as little as one of culm's workers does."""
+    """By two statements for 500, each committed: a crash between them loses nothing, as little as one of culm's workers does."""
     await _fill(connection, 1_000)
     await connection.execute(_CLAIMABLE)
     await connection.execute("ANALYZE raw")
@@ -145,6 +150,7 @@ class Bench:
         claimed, then = f"delete at once, {BATCH}", f"claim, then delete, {BATCH}"
         rows = [
             self.beside("drain, keep=0", then, claims, lambda: self.drained("gone")),
+            self.beside("drain, keep=0", "delete at once, 100", takes_by_100, lambda: self.drained("gone")),
             self.beside("drain, keep=0", claimed, takes, lambda: self.drained("gone")),
             self.beside("drain, kept for an hour", then, claims, lambda: self.drained("kept")),
             self.beside("enqueue_many", "inserts of 1,000", inserts, lambda: self.rate("enqueue_many")),
