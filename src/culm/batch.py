@@ -1,9 +1,8 @@
 """One gatherer turns concurrent commits into batches: while one batch is in flight, the next collects. No timers, no tuning.
 
-An idle gatherer sends at once, and where nobody else sends, the caller asks the store itself. Each batch has a number, so
-resending it after a lost reply is a no-op in the store: the gatherer resends by itself, with growing pauses, until
-`give_up_ms` have passed; then every commit of the batch is unknown. A caller that is cancelled does not cancel the batch,
-and a refused commit does not harm the others.
+An idle gatherer sends at once. Each batch has a number, so resending it after a lost reply is a no-op in the store:
+the gatherer resends by itself, with growing pauses, until `give_up_ms` have passed; then every commit of the batch is
+unknown. A caller that is cancelled does not cancel the batch, and a refused commit does not harm the others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from culm.errors import StoreError, StoreUnavailable
 from culm.store import Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
-OTHERS_EVERY = 16  # asks of callers, others have their turn: a store that answers at once would leave the event loop to who sends in a loop
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
@@ -57,8 +55,6 @@ class Gatherer:
         self._under_way: Sequence[Commit] = ()
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
-        self._caller_asks: asyncio.Event | None = None  # set when a caller that asks the store itself has done so
-        self._is_crowded = False  # the batch before had several commits: more of them will come within this turn of the loop
 
     def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
@@ -72,46 +68,11 @@ class Gatherer:
             self._thens.append((len(self._commits), then))
         self._commits.append(commit)
 
-    async def submit(self, commit: Commit) -> Committed:
-        """Send the commit, with the next batch if others send, too. Raises StoreUnavailable (it may have happened) or StoreError."""
-        if not self._is_crowded and self._sender is None and self._caller_asks is None:
-            return await self._ask(commit)
+    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self.post(commit, partial(_resolve, future), weight=weigh(commit))
-        return await future
-
-    async def _ask(self, commit: Commit) -> Committed:
-        """A batch of one, in its caller's own task: two turns of the loop less. What the caller cannot await goes on without it."""
-        loop, commits = asyncio.get_running_loop(), [commit]
-        done = self._caller_asks = asyncio.Event()
-        self._under_way = commits
-        self._number += 1
-        again: asyncio.Future[Committed] | None = None
-        try:
-            answer = self._told(commit, (await self.store.commit(commits, batch=(self._client, self._number)))[0])
-        except (StoreUnavailable, asyncio.CancelledError) as e:
-            again = loop.create_future()
-            self._sender = loop.create_task(self._send((commits, [(0, partial(_resolve, again))])))
-            if isinstance(e, asyncio.CancelledError):
-                raise
-        except Exception as e:  # noqa: BLE001  # refused, or a defect of the store
-            answer = e
-        finally:
-            self._caller_asks = None
-            done.set()
-            if self._sender is None:
-                self._under_way = ()
-                if self._commits or self._full:
-                    self._sender = loop.create_task(self._send())
-        if again is not None:
-            return await again
-        if self._number % OTHERS_EVERY == 0:
-            await asyncio.sleep(0)
-        if self.answered is not None:
-            self.answered(commits, [answer])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return future
 
     def unanswered(self) -> list[Commit]:
         """What was posted and is not answered yet, in order. From another thread: all of it, some of it perhaps twice.
@@ -129,18 +90,14 @@ class Gatherer:
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
-        while self._sender is not None or self._caller_asks is not None:
-            if self._caller_asks is not None:
-                await self._caller_asks.wait()
-            elif self._sender is not None:
-                await asyncio.wait([self._sender])
+        while self._sender is not None:
+            await asyncio.wait([self._sender])
 
-    async def _send(self, asked: Batch | None = None) -> None:
-        """Until nothing is left; first again what a caller has asked."""
+    async def _send(self) -> None:
         try:
-            while asked or self._full or self._commits:
-                commits, thens = asked or self._next_batch()
-                asked = None
+            while self._full or self._commits:
+                commits, thens = self._next_batch()
+                self._number += 1
                 answers = await self._answers(commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
                     answers = [await self._alone(commit) for commit in commits]
@@ -160,15 +117,13 @@ class Gatherer:
         batch = self._full[0]
         self._under_way = batch[0]
         self._full.popleft()
-        self._number += 1
-        self._is_crowded = len(batch[0]) > 1
         return batch
 
     def _begin_batch(self, weight: int) -> None:
         """The next batch begins with a commit of that weight, even if that alone is too much."""
         self._close_batch()
         self._room = max(0, MAX_WEIGHT - weight)
-        if self._sender is None and self._caller_asks is None:
+        if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
     def _close_batch(self) -> None:

@@ -44,8 +44,8 @@ class Lanes:
     def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
         self._of(commit).post(commit, then, weight=weight)
 
-    async def submit(self, commit: Commit) -> Committed:
-        return await self._of(commit).submit(commit)
+    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+        return self._of(commit).submit(commit)
 
     def unanswered(self) -> list[Commit]:
         return [commit for gatherer in list(self._gatherers.values()) for commit in gatherer.unanswered()]
