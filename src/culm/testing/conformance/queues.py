@@ -68,6 +68,19 @@ async def purge_cancels_every_open_job_of_the_queue(bench: Bench) -> None:
 
 
 @case
+async def a_purge_cancels_in_the_order_of_the_sends(bench: Bench) -> None:
+    """The last of a tree to end says how long its events stay."""
+    await bench.send(
+        Job(id="r~b", task="t", queue="x", topic="ended", keep_ms=0),
+        Job(id="r~a", task="t", queue="x", keep_ms=LEASE_MS),
+    )
+    expect(await bench.store.purge("x"), 2)
+    bench.clock.advance(ms=1)
+    await bench.store.sweep()
+    expect([event.key for event in await bench.store.events("r", "ended")], ["r~b"])
+
+
+@case
 async def counts_tell_ready_delayed_waiting_and_leased(bench: Bench) -> None:
     await bench.send(*(Job(id=f"{n}", task="t", queue="x") for n in range(3)))
     await bench.claim("x", limit=1)
