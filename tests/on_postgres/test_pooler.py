@@ -111,9 +111,10 @@ async def sends(store: PostgresStore) -> None:
 
 async def test_without_listen_off_it_says_what_to_add(pooler: PgBouncer, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "culm.postgres")
-    async with opened(through(pooler)) as store:
+    url = through(pooler)
+    async with opened(url) as store, opened(url) as other:  # two, or a server of their own might be theirs by chance
         with pytest.raises(ConfigError, match=r"a pooler that does not keep what a session prepared; add \?listen=off to the address"):
-            await sends(store)
+            await asyncio.gather(sends(store), sends(other))
     assert "is a pooler; unless it keeps sessions, add ?listen=off" in caplog.text
 
 
