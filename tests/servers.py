@@ -192,20 +192,21 @@ class PostgresServer:
         return self._child is not None and self._child.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """To all of its processes."""
-        assert self._child is not None
-        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-            os.killpg(self._child.pid, number)
-        for backend in _children_of(self._child.pid):  # each is a session of its own
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(backend, number)
+        """To all of its processes, the first of them last: its children are not known once it is dead."""
+        for pid in reversed(self.processes()):  # each is a session of its own
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, all of it at once, and gone."""
-        if self._child is not None:
+        """SIGKILL, all of it at once, and gone: a backend that outlived its server would keep the shared memory from the next one."""
+        if self._child is not None and self._child.poll() is None:
+            self.signal(signal.SIGSTOP)
+            _await(lambda: _stat(self.pid)[0] in "TXZ", "a server does not stop")  # and starts no process that the list would miss
+            family = self.processes()
             self.signal(signal.SIGKILL)
             self._child.wait()
-            self._child = None
+            _await(lambda: all(_stat(pid)[0] in "XZ" for pid in family), "a server's process outlives SIGKILL")
+        self._child = None
 
     def close(self) -> None:
         self.kill()
@@ -238,12 +239,23 @@ def give_away(folder: Path) -> None:
 
 
 def _children_of(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name))[1] == str(pid)]
+
+
+def _stat(pid: int) -> list[str]:
+    """Of a process: its state, its parent's id, and more; one that is gone has the state and the parent of a dead one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X", ""]
+
+
+def _await(is_so: Callable[[], bool], otherwise: str) -> None:
+    ends_at = time.monotonic() + 10
+    while not is_so():
+        if time.monotonic() > ends_at:
+            raise RuntimeError(f"{otherwise} within 10 s")
+        time.sleep(0.005)
 
 
 @functools.cache
