@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
 from math import inf
 from typing import TypeAlias
@@ -25,7 +24,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
 Then: TypeAlias = Callable[[Answer], None]
-Batch: TypeAlias = tuple[list[Commit], list[tuple[int, Then]]]
+Told: TypeAlias = "Then | asyncio.Future[Committed]"  # who awaits an answer
+Batch: TypeAlias = tuple[list[Commit], list[tuple[int, Told]]]
 
 
 class Gatherer:
@@ -49,14 +49,14 @@ class Gatherer:
         self._rng = rng or random.Random()
         self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
         self._commits: list[Commit] = []  # of the batch that collects
-        self._thens: list[tuple[int, Then]] = []  # (index of its commit there, whom to tell)
+        self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
         self._room = 0  # weight that it can still take; 0: it has yet to begin
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._under_way: Sequence[Commit] = ()
         self._number = 0
         self._sender: asyncio.Task[None] | None = None
 
-    def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
+    def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
 
         `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
@@ -71,7 +71,7 @@ class Gatherer:
     def submit(self, commit: Commit) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, partial(_resolve, future), weight=weigh(commit))
+        self.post(commit, future, weight=weigh(commit))
         return future
 
     def unanswered(self) -> list[Commit]:
@@ -107,7 +107,10 @@ class Gatherer:
                     self.answered(commits, answers)
                 self._under_way = ()
                 for index, then in thens:
-                    then(answers[index])
+                    if isinstance(then, asyncio.Future):
+                        _resolve(then, answers[index])
+                    else:
+                        then(answers[index])
         finally:
             self._sender, self._room = None, 0
 

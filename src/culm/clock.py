@@ -43,6 +43,7 @@ class Ids:
 
     def new(self) -> str:
         """A new id of 26 characters; greater than every earlier one from here."""
+        now = self._clock.now_ms() << 16
         with self._lock:  # `def` tasks and `.sync` send from threads
-            self._last = last = max(self._last + 1, self._clock.now_ms() << 16)
-        return f"{last:016x}{self._suffix}"
+            self._last = last = now if now > self._last else self._last + 1
+        return last.to_bytes(8, "big").hex() + self._suffix  # half the time of a format

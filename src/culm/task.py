@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from culm.codec import Signature
 from culm.commit import Commit, Committed, Trigger
@@ -75,6 +76,7 @@ class Task(Generic[P, R]):
         self.signature = signature
         self.options = options
         self.retry = retry
+        self.blank = _blank(name, options)  # what all its jobs have in common
         self.__wrapped__ = fn
         self.__name__ = getattr(fn, "__name__", name)
         self.__doc__ = fn.__doc__
@@ -177,11 +179,16 @@ class AsyncTask(Task[P, R]):
 
 
 def make_job(bound: Bound[Any], job_id: str) -> Job:
-    o = bound.task.options
-    job = Job(
-        id=job_id,
-        task=bound.task.name,
-        args=bound.args,
+    task = bound.task
+    job = replace(task.blank, id=job_id, args=bound.args)
+    payloads = task.app.payloads
+    return job if payloads.plain else payloads.sealed_job(job)
+
+
+def _blank(task: str, o: Options) -> Job:
+    return Job(
+        id="",
+        task=task,
         queue=o.queue,
         priority=o.priority,
         after_ms=o.after_ms,
@@ -194,8 +201,6 @@ def make_job(bound: Bound[Any], job_id: str) -> Job:
         topic=o.topic,
         headers=o.headers,
     )
-    payloads = bound.task.app.payloads
-    return job if payloads.plain else payloads.sealed_job(job)
 
 
 def refuse_topic(topic: str) -> NoReturn:
@@ -250,8 +255,6 @@ def join_send(bound: Bound[R], attempt: Attempt, *, after_ms: int | None = 0, re
 
 
 def _waiting(job: Job, after_ms: int | None, reads: tuple[str, ...]) -> Job:
-    from msgspec.structs import replace
-
     return replace(job, after_ms=after_ms, at_ms=None, reads=reads)
 
 

@@ -57,6 +57,19 @@ def test_rows_that_do_not_follow_one_another_end_in_one_step(tmp_path: Path, mon
     asyncio.run(main())
 
 
+def test_a_job_that_a_batch_ends_twice_does_not_end_its_neighbour(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SqliteStore(tmp_path / "jobs.db", durability="relaxed")
+        await store.commit([jobs("a", "b", "c")], batch=("c", 1))
+        a, b, c = (await store.claim(["default"], lease="w/1", limit=3, for_ms=10_000)).deliveries
+        assert await store.commit([ended(a), ended(a), ended(c)], batch=("c", 2)) == ["applied", "lease_lost", "applied"]
+        assert [view.id for view in await store.jobs()] == ["b"]
+        assert await store.commit([ended(b)], batch=("c", 3)) == ["applied"]
+        await store.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("sent_first", [True, False])
 def test_an_id_that_a_batch_ends_and_sends_meets_both_in_order(tmp_path: Path, *, sent_first: bool) -> None:
     async def main() -> None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from sqlite3 import Connection
+from sqlite3 import Connection, IntegrityError
 
 import msgspec
 
 from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
 from culm.job import Job, decode_job, encode_job
-from culm.outcome import FINAL
 from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
-from culm.stores.sqlite.plain import Steps, due_of
+from culm.stores.sqlite.plain import SEND_ONE, Plain, Steps, due_of
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.sql import SQL
 
@@ -40,62 +39,65 @@ class Commits:
         self._ledger = ledger
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
 
+    def at_once(self, commits: Sequence[Commit], batch: BatchId | None = None) -> list[Committed] | None:
+        """All of them in one statement, if they are plain and pass its checks; else None, and nothing was done.
+
+        Args:
+            batch: is remembered in the same statement.
+        """
+        plain = Plain.of(commits)
+        if plain is None:
+            return None
+        if batch is not None and len(commits) == 1 and plain.only is not None:
+            return ["applied"] if self._send_one(plain.only, batch) else None
+        steps = Steps(self._connection, self._lanes, self._now, ledger=self._ledger)
+        if batch is not None:
+            steps.remember(batch)
+        for way, ended in plain.ends.items():
+            rids = self._leases.rids(way[0], ended.ids)
+            if rids is None:
+                return None
+            steps.end(way, ended, rids)
+        for jobs in plain.sends:
+            steps.send(jobs)
+        if not steps.write():
+            return None
+        for (lease, _, _), ended in plain.ends.items():
+            self._leases.forget(lease, ended.ids)
+        self._rung.update(steps.rung)
+        return ["applied"] * len(commits)
+
     def apply(self, commits: Sequence[Commit], batch: BatchId) -> list[Committed]:
-        runs = [(plain, list(some)) for plain, some in groupby(commits, key=_is_plain)]
-        rids: list[int] = []
-        if len(runs) == 1 and runs[0][0] and len(commits) > 1:
-            rids = self._rids_of(commits)
-            if self._in_columns(commits, rids, batch):
-                return ["applied"] * len(commits)
+        """What `at_once` does not."""
         client, number = batch
         if not self._sql(SQL["remember"], (client, number, self._now)).rowcount:
             last, refused = self._sql(SQL["answered"], (client,)).fetchone()
             return _answers(len(commits), refused) if number == last else ["lease_lost"] * len(commits)
         answers: list[Committed] = []
+        runs = [(plain, list(some)) for plain, some in groupby(commits, key=_is_plain)]
         for plain, run in runs:
-            answers += self._apply_run(run, rids or self._rids_of(run), refused=bool(rids)) if plain else map(self._apply_one, run)
+            answers += self._apply_run(run, refused=len(runs) == 1) if plain else map(self._apply_one, run)
         if answers.count("applied") < len(answers):
             self._sql(SQL["refused"], (_refused(answers), client))
         return answers
 
     # -- in columns ---------------------------------------------------------------------------------------------------------
 
-    def _apply_run(self, run: Sequence[Commit], rids: Sequence[int], *, refused: bool) -> list[Committed]:
-        """`refused`: not all of them pass the checks, that is known."""
-        if len(run) == 1 and run[0].fence is None and len(run[0].send) == 1 and self._send_one(run[0].send[0]):
-            return ["applied"]
-        if not refused and self._in_columns(run, rids):
-            return ["applied"] * len(run)
-        odd = self._odd(run, rids)
+    def _apply_run(self, run: Sequence[Commit], *, refused: bool) -> list[Committed]:
+        """`refused`: they were tried together."""
+        found = None if refused else self.at_once(run)
+        if found is not None:
+            return found
+        odd = self._odd(run)
         answers: list[Committed] = []
         for is_odd, some in groupby(range(len(run)), key=odd.__contains__):
-            part = list(some)
-            if not is_odd and self._in_columns([run[n] for n in part], [rids[n] for n in part]):
-                answers += ["applied"] * len(part)
-            else:
-                answers += [self._apply_one(run[n]) for n in part]
+            part = [run[n] for n in some]
+            answers += (None if is_odd else self.at_once(part)) or map(self._apply_one, part)
         return answers
 
-    def _rids_of(self, run: Sequence[Commit]) -> list[int]:
-        """Of each commit the row that it ends: -1 if that is not known here, 0 if it ends none."""
-        take = self._leases.take
-        return [0 if c.fence is None else take(c.fence) for c in run]
-
-    def _in_columns(self, run: Sequence[Commit], rids: Sequence[int], batch: BatchId | None = None) -> bool:
-        """Apply all of them, and remember the batch if it is given; or say that not all pass the checks."""
-        if -1 in rids or _order_matters(run):
-            return False
-        steps = Steps(self._connection, self._lanes, self._now, ledger=self._ledger)
-        if batch is not None:
-            steps.remember(batch)
-        steps.apply(run, rids)
-        if not steps.write():
-            return False
-        self._rung |= steps.rung
-        return True
-
-    def _odd(self, run: Sequence[Commit], rids: Sequence[int]) -> set[int]:
+    def _odd(self, run: Sequence[Commit]) -> set[int]:
         """Which of them do not pass the checks."""
+        rids = [0 if commit.fence is None else self._leases.rid(commit.fence) for commit in run]
         by_lease: dict[str, list[int]] = {}
         for commit, rid in zip(run, rids, strict=True):
             if commit.fence is not None and rid > 0:
@@ -113,14 +115,13 @@ class Commits:
             taken.update(sent)
         return odd
 
-    def _send_one(self, job: Job) -> bool:
-        """Check and send in one statement. False: nothing was written, it is not new."""
+    def _send_one(self, job: Job, batch: BatchId) -> bool:
         lane, due = self._lanes.lane(self._sql, job.queue, job.priority), due_of(job.after_ms, job.at_ms, self._now)
-        sent = self._sql(SQL["insert_new"], (job.id, lane, self._now, due, encode_job(job)))
-        if not sent.rowcount:
+        try:
+            self._sql(SEND_ONE, (*batch, self._now, job.id, lane, due, encode_job(job)))
+        except IntegrityError:
             return False
         if due is not None:
-            self._sql(SQL["make_ready"], (lane, due, sent.lastrowid))
             self._rung.add(job.queue)
         return True
 
@@ -131,13 +132,13 @@ class Commits:
         if c.fence is not None:
             row = self._rows.find(c.fence.job_id)
             if row is None or row.lid is None or self._sql(SQL["lease_of"], (row.lid,)).fetchone() != (c.fence.lease,):
-                self._leases.take(c.fence)  # whoever has it: not this lease, ever again
+                self._leases.forget(c.fence.lease, [c.fence.job_id])  # whoever has it: not this lease, ever again
                 return "lease_lost"
         if self._conflicts(c):
             return "conflict"
         # Every check is done: from here on, all of it happens.
         if c.fence is not None and c.outcome is not None:
-            self._leases.take(c.fence)  # no longer this process' business
+            self._leases.forget(c.fence.lease, [c.fence.job_id])  # no longer this process' business
         if row is not None and c.outcome is not None:
             self._rows.end_attempt(row, c.outcome, c.keep_ms)
         for record in c.records:
@@ -175,23 +176,8 @@ class Commits:
             return ""  # hostile bytes: they are nobody's task, so every send under this id conflicts
 
 
-def _is_plain(c: Commit) -> bool:
-    if c.emit or c.triggers or c.records or c.cancel:
-        return False
-    if c.send and not all(map(_is_simple, c.send)):
-        return False
-    return isinstance(c.outcome, FINAL) if c.fence is not None else c.outcome is None
-
-
-def _is_simple(job: Job) -> bool:
-    """A root, whose end no join hears of; its id survives being JSON, which SQLite cuts at a NUL."""
-    return not job.topic and "~" not in job.id and "\0" not in job.id
-
-
-def _order_matters(run: Sequence[Commit]) -> bool:
-    """It sends again what it ends."""
-    sent = {job.id for commit in run for job in commit.send}
-    return bool(sent) and any(commit.fence is not None and commit.fence.job_id in sent for commit in run)
+def _is_plain(commit: Commit) -> bool:
+    return Plain.of([commit]) is not None
 
 
 def _refused(answers: list[Committed]) -> bytes:

@@ -3,7 +3,8 @@
 While a transaction runs, the next calls gather. One that fails does not harm the others: the transaction is rolled back and
 each is done again in a transaction of its own, so what is handed in must be safe to repeat.
 
-A thread that wants the interpreter back waits for its lock after every statement, so statements here are few and large.
+A thread that wants the interpreter back waits for its lock after every statement, so statements here are few and large; what comes
+alone and is one statement needs no other to begin and to commit its transaction.
 """
 
 from __future__ import annotations
@@ -32,8 +33,31 @@ _REFUSALS = (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONS
 _OURS = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, OverflowError, UnicodeError)
 
 Work: TypeAlias = Callable[[sqlite3.Connection], Any]
-Call: TypeAlias = tuple[Work, asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 Answer: TypeAlias = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class Call:
+    """What somebody asks of a desk."""
+
+    def __init__(self, work: Work, at_once: Work | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self._work = work
+        self._at_once = at_once
+
+    def do(self, connection: sqlite3.Connection) -> Any:
+        """Within a transaction."""
+        result = self.do_at_once(connection)
+        return self._work(connection) if result is None else result
+
+    def do_at_once(self, connection: sqlite3.Connection) -> Any:
+        """By one statement; None: that cannot be, and nothing was done."""
+        if self._at_once is None:
+            return None
+        result = self._at_once(connection)
+        if result is None:
+            self._at_once = None
+        return result
 
 
 class Desk:
@@ -63,12 +87,16 @@ class Desk:
         self._lock = threading.Lock()
         self._closed = False
 
-    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._put((work, loop, future))
-        return await future
+    async def do(self, work: Callable[[sqlite3.Connection], T], at_once: Callable[[sqlite3.Connection], T | None] | None = None) -> T:
+        """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError.
+
+        Args:
+            at_once: does the same by one statement that writes, which is tried first; None: it cannot, and nothing was done.
+        """
+        call = Call(work, at_once)
+        self._put(call)
+        result: T = await call.future
+        return result
 
     def _put(self, call: Call) -> None:
         with self._lock:  # a call behind the end of a closing desk would never be answered
@@ -102,7 +130,7 @@ class Desk:
             while not last:
                 calls, last = self._gathered()
                 answers = self._transact(calls)
-                _answer([(loop, a) for (_, loop, _), a in zip(calls, answers, strict=True)])
+                _answer([(call.loop, answer) for call, answer in zip(calls, answers, strict=True)])
         finally:
             self._line.close()
 
@@ -118,37 +146,41 @@ class Desk:
 
     def _transact(self, calls: list[Call]) -> list[Answer]:
         try:
-            results = self._attempt([work for work, _, _ in calls])
-            return [(future, result, None) for (_, _, future), result in zip(calls, results, strict=True)]
+            return [(call.future, result, None) for call, result in zip(calls, self._attempt(calls), strict=True)]
         except Exception as e:  # noqa: BLE001  # whatever a work raises, its caller must hear of it and the desk go on
             locked = isinstance(e, sqlite3.Error) and _is_busy(e)  # for all of them: to wait again for each would only take longer
             if len(calls) > 1 and not locked:
                 return [answer for call in calls for answer in self._transact([call])]
             traceback.clear_frames(e.__traceback__)  # a cursor there would keep the connection from closing
-            return [(future, None, translated(e)) for _, _, future in calls]
+            return [(call.future, None, translated(e)) for call in calls]
 
-    def _attempt(self, works: list[Work]) -> list[Any]:
+    def _attempt(self, calls: list[Call]) -> list[Any]:
         give_up_at = time.monotonic() + BUSY_GIVE_UP_S
-        while works:
+        while calls:
             with self._line as connection:
-                if self._began(connection, give_up_at):
-                    return self._done_all(connection, works)
+                try:
+                    if len(calls) == 1 and (result := self._done_at_once(connection, calls[0])) is not None:
+                        return [result]
+                    connection.execute(self._begin)
+                except sqlite3.OperationalError as e:
+                    if not _is_busy(e) or time.monotonic() > give_up_at:
+                        raise
+                else:
+                    return self._done_all(connection, calls)
             time.sleep(BUSY_PAUSE_S)  # off the line: the process may fork meanwhile
         return []
 
-    def _began(self, connection: sqlite3.Connection, give_up_at: float) -> bool:
-        try:
-            connection.execute(self._begin)
-        except sqlite3.OperationalError as e:
-            if not _is_busy(e) or time.monotonic() > give_up_at:
-                raise
-            return False
-        return True
+    def _done_at_once(self, connection: sqlite3.Connection, call: Call) -> Any:
+        self._begun()
+        result = call.do_at_once(connection)
+        if result is not None:
+            self._done(True)
+        return result
 
-    def _done_all(self, connection: sqlite3.Connection, works: list[Work]) -> list[Any]:
+    def _done_all(self, connection: sqlite3.Connection, calls: list[Call]) -> list[Any]:
         try:
             self._begun()
-            results = [work(connection) for work in works]
+            results = [call.do(connection) for call in calls]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -6,8 +6,10 @@ still has the last word.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from sqlite3 import Connection
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
+from sqlite3 import Connection, IntegrityError
 from typing import Any
 
 import msgspec
@@ -24,12 +26,17 @@ from culm.stores.sqlite.sql import SQL
 
 _heads = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int, int]]).decode
 _dues = msgspec.json.Decoder(dict[int, int]).decode
-_qids = msgspec.json.Decoder(list[int]).decode
+_numbers = msgspec.json.Decoder(list[int]).decode
+_id = attrgetter("id")
 _jobs = msgspec.msgpack.Decoder(list[Job]).decode
 
+_CLAIM = "INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _TAKE = "INSERT INTO takes VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _TAKING = ("taken", "size", "fitting", "taken_again")
 _SEVERAL = {name: SQL[name].replace("lane = ?", "lane IN (SELECT value FROM json_each(?))") for name in _TAKING}
+
+
+_NONE: Mapping[str, int] = {}
 
 
 class Leases:
@@ -38,15 +45,27 @@ class Leases:
     def __init__(self) -> None:
         self._rids: dict[str, dict[str, int]] = {}  # lease -> job id -> rid
 
-    def take(self, held: Held) -> int:
-        """The rid of a job whose attempt ends, or -1. Known once: whoever asks again must ask the database."""
-        rids = self._rids.get(held.lease)
-        if rids is None:
-            return -1
-        rid = rids.pop(held.job_id, -1)
-        if not rids:
-            del self._rids[held.lease]
-        return rid
+    def rids(self, lease: str, job_ids: Sequence[str]) -> list[int] | None:
+        """The rows of jobs whose attempts end; None: one is not known here, or ends twice, and the database has to be asked."""
+        known = self._rids.get(lease, _NONE)
+        try:
+            rids = [known[job_id] for job_id in job_ids]
+        except KeyError:
+            return None
+        return rids if len(set(rids)) == len(rids) else None
+
+    def rid(self, held: Held) -> int:
+        """The same for one; -1: it is not known."""
+        return self._rids.get(held.lease, _NONE).get(held.job_id, -1)
+
+    def forget(self, lease: str, job_ids: Sequence[str]) -> None:
+        """Their attempts have ended."""
+        rids = self._rids.get(lease)
+        if rids is not None:
+            for job_id in job_ids:
+                rids.pop(job_id, None)
+            if not rids:
+                self._rids.pop(lease, None)
 
     def learn(self, lease: str, rids: dict[str, int]) -> None:
         self._rids[lease] = rids
@@ -66,6 +85,19 @@ class Claim:
         self._room = MAX_BYTES  # of bodies in this claim
         self.rids: dict[str, int] = {}
 
+    def at_once(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed | None:
+        """The claim as one statement that writes, and one that reads what it took; None: that will not do, and nothing was done."""
+        lanes = as_json(of_queues(self._lanes.qids(self._sql, queues)))
+        try:
+            self._sql(_CLAIM, (self._claimer, self._lease, self._now, self._until, lanes, order, limit, self._room))
+        except IntegrityError:
+            return None
+        rids, *columns, next_due = self._sql(SQL["taken_at_once"], (lanes,)).fetchone()
+        deliveries = [] if rids is None else self._read(rids, *columns)
+        if deliveries is None:  # bytes that are no job, or a newer one
+            deliveries = [self._delivery(rid) for rid in _numbers(rids)]
+        return Claimed(deliveries, None if next_due is None else max(0, next_due - self._now))
+
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
         qids = self._lanes.qids(self._sql, queues)
         look = (self._claimer, as_json(of_queues(qids)))
@@ -74,7 +106,7 @@ class Claim:
             rids = self._sql(SQL["held_under"], (self._lease,)).fetchall()
             return Claimed([self._delivery(rid) for (rid,) in rids], 0)
         if paused != "[]":
-            shut = _qids(paused)
+            shut = _numbers(paused)
             qids = [qid for qid in qids if qid not in shut]
         deliveries: list[Delivery] = []
         if first_expiry is not None and first_expiry <= self._now:
@@ -92,8 +124,8 @@ class Claim:
         sql, some = (SQL, lanes[0]) if len(lanes) == 1 else (_SEVERAL, as_json(lanes))
         due = self._now if len(lanes) == 1 else self._cut(lanes, limit)
         limit = self._fitting(sql, some, due, limit)
-        due, rids, *columns = self._sql(sql["taken"], (some, due, limit)).fetchone()
-        rid = int(rids[rids.rfind(",") + 1 :])
+        due, rids, *columns = self._sql(sql["taken"], (self._now, some, due, limit)).fetchone()
+        rid = _numbers(rids)[-1]
         found = self._read(rids, *columns)
         if found is None:
             found = self._read_again(*self._sql(sql["taken_again"], (some, due, rid)).fetchone())
@@ -115,19 +147,19 @@ class Claim:
         found = sorted(due for lane in lanes for (due,) in self._sql(SQL["oldest"], (lane, self._now, limit)).fetchall())
         return found[limit - 1] if len(found) >= limit else self._now
 
-    def _read(self, rids: str, ids: str, sent: str, fence: int, bodies: bytes) -> list[Delivery] | None:
+    def _read(self, rids: str, ids: str, ages: str, fence: int, bodies: bytes) -> list[Delivery] | None:
         """Deliveries that nobody had before; None if they need a closer look."""
         if fence:
             return None
-        names, lease, now = ids.split("\x1f"), self._lease, self._now
+        names = ids.split("\x1f")
         try:
             jobs = _jobs(b"\xdd" + len(names).to_bytes(4, "big") + bodies)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        if [job.id for job in jobs] != names:
+        if list(map(_id, jobs)) != names:
             return None
-        self.rids.update(zip(names, map(int, rids.split(",")), strict=True))
-        return [Delivery(job, lease, 1, 0, 1, now - at) for job, at in zip(jobs, map(int, sent.split(",")), strict=True)]
+        self.rids.update(zip(names, _numbers(rids), strict=True))
+        return list(map(Delivery, jobs, repeat(self._lease), repeat(1), repeat(0), repeat(1), _numbers(ages)))
 
     def _read_again(self, heads: str, bodies: bytes) -> list[Delivery]:
         found: list[Delivery] = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from sqlite3 import Connection, IntegrityError
 from typing import Any, TypeAlias
 
@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from culm.commit import BatchId, Commit
 from culm.job import Job, encode_job
-from culm.outcome import DEAD, FINAL, Final, Outcome, encode_outcome
+from culm.outcome import DEAD, FINAL, Final, encode_outcome
 from culm.stores.sqlite.columns import as_json, joined, pieces
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.rows import ENDED
 
+SEND_ONE = "INSERT INTO sends VALUES (?, ?, ?, ?, ?, ?, ?)"
 MOST_AT_ONCE = 32  # steps of one statement: one that has another number of them has to be prepared and remembered, too
 
 _WRITE = "INSERT INTO writes VALUES "
@@ -28,8 +29,87 @@ Way: TypeAlias = tuple[str, type[Final] | None, int]  # to end: under that lease
 class Ended(Struct):
     """Jobs that end the same way."""
 
-    rids: list[int]
-    outcomes: list[Outcome]
+    ids: list[str]
+    outcomes: list[Final]  # of those that are kept
+
+
+class Plain(Struct):
+    """Plain commits, sorted by what they do."""
+
+    ends: dict[Way, Ended]
+    sends: list[list[Job]]  # those that follow one another and have the same queue, priority and delay
+
+    @property
+    def only(self) -> Job | None:
+        """They send this job and do nothing else."""
+        return self.sends[0][0] if not self.ends and len(self.sends) == 1 and len(self.sends[0]) == 1 else None
+
+    @classmethod
+    def of(cls, commits: Sequence[Commit]) -> Plain | None:
+        """None: they are not all plain, or the order between them matters, since one sends again what another ends."""
+        ends: dict[Way, Ended] = {}
+        sends: list[list[Job]] = []
+        alike: tuple[str, object, int] | None = None  # as the last that ended: in a worker, nearly all do
+        ids: list[str] = []
+        outcomes: list[Final] = []
+        for commit in commits:
+            fence, outcome = commit.fence, commit.outcome
+            if commit.emit or commit.triggers or commit.records or commit.cancel or (fence is None) is not (outcome is None):
+                return None
+            if fence is not None:
+                if not isinstance(outcome, FINAL):
+                    return None
+                kind = type(outcome)
+                if (fence.lease, kind, commit.keep_ms) != alike:
+                    alike = (fence.lease, kind, commit.keep_ms)
+                    way: Way = alike if commit.keep_ms or kind in DEAD else (fence.lease, None, 0)
+                    if way not in ends:
+                        ends[way] = Ended([], [])
+                    ids, outcomes = ends[way].ids, ends[way].outcomes
+                ids.append(fence.job_id)
+                outcomes.append(outcome)
+            if commit.send and not _sorted(commit.send, sends):
+                return None
+        if ends and sends:
+            sent = {job.id for jobs in sends for job in jobs}
+            if not all(sent.isdisjoint(ended.ids) for ended in ends.values()):
+                return None
+        return cls(ends, sends)
+
+
+def _sorted(jobs: Sequence[Job], sends: list[list[Job]]) -> bool:
+    """Whether all are roots whose end no join hears of; an id must survive being JSON, which SQLite cuts at a NUL."""
+    last = sends[-1][-1] if sends else None
+    for job in jobs:
+        if job.topic or "~" in job.id or "\0" in job.id:
+            return False
+        if (
+            last is None
+            or job.queue != last.queue
+            or job.priority != last.priority
+            or job.after_ms != last.after_ms
+            or job.at_ms != last.at_ms
+        ):
+            sends.append([])
+        sends[-1].append(job)
+        last = job
+    return True
+
+
+@contextmanager
+def _together(connection: Connection) -> Iterator[None]:
+    """Several statements, all or nothing: in the transaction that there is, or in one of their own."""
+    within = connection.in_transaction
+    connection.execute("SAVEPOINT steps" if within else "BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("RELEASE steps" if within else "COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # else SQLite has undone all of it
+            connection.execute("ROLLBACK TO steps" if within else "ROLLBACK")
+            if within:
+                connection.execute("RELEASE steps")
+        raise
 
 
 class Steps:
@@ -40,7 +120,7 @@ class Steps:
     """
 
     def __init__(self, connection: Connection, lanes: Lanes, now: int, *, ledger: bool) -> None:
-        self.rung: set[str] = set()
+        self.rung: list[str] = []
         self._connection = connection
         self._lanes = lanes
         self._now = now
@@ -50,48 +130,10 @@ class Steps:
     def remember(self, batch: BatchId) -> None:
         self._add("batch", name=batch[0], number=batch[1], at=self._now)
 
-    def apply(self, run: Sequence[Commit], rids: Sequence[int]) -> None:
-        """What the commits do, each of which ends the row beside it, if it ends one."""
-        for way, ended in self._ways(run, rids).items():
-            self._end(way, ended)
-        self._send([job for commit in run if commit.send for job in commit.send])
-
-    def write(self) -> bool:
-        """All of it, or say that a check refused it: then nothing was written."""
-        execute, steps = self._connection.execute, self._steps
-        parts = [steps[n : n + MOST_AT_ONCE] for n in range(0, len(steps), MOST_AT_ONCE)]
-        if len(parts) > 1:
-            execute("SAVEPOINT steps")
-        try:
-            for part in parts:
-                execute(_WRITE + ", ".join([_ROW] * len(part)), [value for step in part for value in step])
-        except IntegrityError:
-            if len(parts) > 1:
-                execute("ROLLBACK TO steps")
-            return False
-        finally:
-            if len(parts) > 1 and self._connection.in_transaction:
-                execute("RELEASE steps")
-        return True
-
-    def _ways(self, run: Sequence[Commit], rids: Sequence[int]) -> dict[Way, Ended]:
-        found: dict[Way, Ended] = {}
-        for commit, rid in zip(run, rids, strict=True):
-            fence, outcome = commit.fence, commit.outcome
-            if fence is None or not isinstance(outcome, FINAL):
-                continue
-            kind = type(outcome)
-            way: Way = (fence.lease, kind, commit.keep_ms) if commit.keep_ms or kind in DEAD else (fence.lease, None, 0)
-            ended = found.get(way)
-            if ended is None:
-                ended = found[way] = Ended([], [])
-            ended.rids.append(rid)
-            ended.outcomes.append(outcome)
-            self.rung.add(fence.job_id)
-        return found
-
-    def _end(self, way: Way, ended: Ended) -> None:
-        (lease, kind, keep_ms), rids = way, ended.rids
+    def end(self, way: Way, ended: Ended, rids: list[int]) -> None:
+        """Jobs end; theirs are these rows."""
+        lease, kind, keep_ms = way
+        self.rung += ended.ids
         if self._ledger:
             self._add("ledger", name=lease, at=self._now, ids=as_json(rids))
         if kind is not None:
@@ -107,18 +149,30 @@ class Steps:
         else:
             self._add("gone", name=lease, number=n, ids=as_json(rids))
 
-    def _send(self, jobs: Sequence[Job]) -> None:
-        """Those that share a lane and a due share a step."""
-        for (queue, priority, after_ms, at_ms), some in groupby(jobs, key=_when):
-            alike = list(some)
-            lane, due = self._lanes.lane(self._connection.execute, queue, priority), due_of(after_ms, at_ms, self._now)
-            if due is not None:
-                self.rung.add(queue)
-            bodies = [encode_job(job) for job in alike]
-            ids = [job.id for job in alike]
-            for piece in pieces(bodies):
-                some_ids, n = as_json(ids[piece]), piece.stop - piece.start
-                self._add("sent", number=n, at=self._now, ids=some_ids, lane=lane, due=due, bodies=joined(bodies[piece]))
+    def send(self, jobs: list[Job]) -> None:
+        """Jobs of one queue, priority and delay."""
+        one = jobs[0]
+        lane, due = self._lanes.lane(self._connection.execute, one.queue, one.priority), due_of(one.after_ms, one.at_ms, self._now)
+        if due is not None:
+            self.rung.append(one.queue)
+        ids, bodies = [job.id for job in jobs], [encode_job(job) for job in jobs]
+        for piece in pieces(bodies):
+            some, n = bodies[piece], piece.stop - piece.start
+            size = len(some[0]) if len(set(map(len, some))) == 1 else None
+            columns = joined(some) if size is None else (b"".join(some), None)
+            self._add("sent", number=n, at=self._now, ids=as_json(ids[piece]), lane=lane, due=due, first=size, bodies=columns)
+
+    def write(self) -> bool:
+        """All of it, together; or say that a check refused it: then nothing was written."""
+        steps, execute = self._steps, self._connection.execute
+        try:
+            with nullcontext() if len(steps) <= MOST_AT_ONCE else _together(self._connection):
+                for n in range(0, len(steps), MOST_AT_ONCE):
+                    part = steps[n : n + MOST_AT_ONCE]
+                    execute(_WRITE + ", ".join([_ROW] * len(part)), [value for step in part for value in step])
+        except IntegrityError:
+            return False
+        return True
 
     def _add(
         self,
@@ -140,7 +194,3 @@ class Steps:
 
 def due_of(after_ms: int | None, at_ms: int | None, now: int) -> int | None:
     return None if after_ms is None else max(now + after_ms, at_ms or 0)
-
-
-def _when(job: Job) -> tuple[str, int, int | None, int | None]:
-    return (job.queue, job.priority, job.after_ms, job.at_ms)

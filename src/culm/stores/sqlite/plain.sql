@@ -50,16 +50,31 @@ CREATE TEMP TRIGGER write_kept INSTEAD OF INSERT ON writes WHEN NEW.step = 'kept
     DELETE FROM leases WHERE lease = NEW.name AND jobs = 0;
 END;
 
--- `number` new jobs of one lane and due; ids: theirs, whose UNIQUE is a check, too
+-- `number` new jobs of one lane and due; ids: theirs, whose UNIQUE is a check, too. Without places each body has `first` bytes.
 CREATE TEMP TRIGGER write_sent INSTEAD OF INSERT ON writes WHEN NEW.step = 'sent' BEGIN
-    SELECT RAISE(ABORT, 'not all are new') WHERE EXISTS (
+    SELECT RAISE(ABORT, 'not all are new')
+    WHERE (EXISTS (SELECT 1 FROM tombstones) OR EXISTS (SELECT 1 FROM scopes)) AND EXISTS (
         SELECT 1 FROM json_each(NEW.ids) WHERE value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
     );
     INSERT INTO jobs (id, lane, sent, due, job)
-    SELECT value, NEW.lane, NEW.at, NEW.due,
-        substr(NEW.bodies, CAST(substr(NEW.places, 1 + key * 20, 10) AS INTEGER), CAST(substr(NEW.places, 11 + key * 20, 10) AS INTEGER))
+    SELECT value, NEW.lane, NEW.at, NEW.due, CASE WHEN NEW.places IS NULL THEN substr(NEW.bodies, 1 + key * NEW.first, NEW.first)
+        ELSE substr(NEW.bodies, CAST(substr(NEW.places, 1 + key * 20, 10) AS INTEGER), CAST(substr(NEW.places, 11 + key * 20, 10) AS INTEGER))
+        END
     FROM json_each(NEW.ids);
     INSERT INTO ready SELECT lane, due, rid FROM jobs WHERE rid > last_insert_rowid() - NEW.number AND due IS NOT NULL;
+END;
+
+-- One new job, with the batch that it is: quicker than the same in columns.
+CREATE TEMP VIEW sends (client, number, at, id, lane, due, job) AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+CREATE TEMP TRIGGER send INSTEAD OF INSERT ON sends BEGIN
+    INSERT INTO clients VALUES (NEW.client, NEW.number, NULL, NEW.at)
+    ON CONFLICT (client) DO UPDATE SET number = excluded.number, refused = NULL, at = excluded.at WHERE excluded.number > number;
+    SELECT RAISE(ABORT, 'it was answered already') WHERE changes() = 0;
+    SELECT RAISE(ABORT, 'it is not new')
+    WHERE EXISTS (SELECT 1 FROM tombstones WHERE id = NEW.id) OR EXISTS (SELECT 1 FROM scopes WHERE root = NEW.id);
+    INSERT INTO jobs (id, lane, sent, due, job) VALUES (NEW.id, NEW.lane, NEW.at, NEW.due, NEW.job);
+    INSERT INTO ready SELECT NEW.lane, NEW.due, last_insert_rowid() WHERE NEW.due IS NOT NULL;
 END;
 
 -- A claim's own: `jobs` of the oldest of some lanes, up to (due, rid), go from `ready` to `held`.
@@ -72,5 +87,57 @@ CREATE TEMP TRIGGER take INSTEAD OF INSERT ON takes BEGIN
     FROM ready WHERE lane IN (SELECT value FROM json_each(NEW.lanes)) AND (due, rid) <= (NEW.due, NEW.rid);
     DELETE FROM ready WHERE lane IN (SELECT value FROM json_each(NEW.lanes)) AND (due, rid) <= (NEW.due, NEW.rid);
     INSERT INTO claimers VALUES (NEW.claimer, NEW.lease, NEW.at)
+    ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at;
+END;
+
+-- A whole claim of one lane, whose jobs nobody had before: what it took lies in `taken` until it is read, or the next claim begins.
+-- lanes: all that it may take from, order: as of a claim, most: so many jobs, room: so many bytes of them
+CREATE TEMP TABLE taken (
+    lane INTEGER, others INTEGER, due INTEGER, rid INTEGER, jobs INTEGER, rids TEXT, ids TEXT, ages TEXT, fence INTEGER, bodies BLOB
+);
+CREATE TEMP VIEW claims (claimer, lease, now, until, lanes, "order", most, room) AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+CREATE TEMP TRIGGER claim INSTEAD OF INSERT ON claims BEGIN
+    DELETE FROM taken;
+    SELECT RAISE(ABORT, 'it was answered, or jobs are overdue, or a queue is paused')
+    WHERE (SELECT min(until) FROM leases) <= NEW.now OR EXISTS (SELECT 1 FROM queues WHERE paused = 1)
+        OR EXISTS (SELECT 1 FROM claimers WHERE claimer = NEW.claimer AND lease = NEW.lease);
+    -- the first of the lanes that have due jobs; others: how many more have
+    INSERT INTO taken (lane)
+    SELECT value FROM json_each(NEW.lanes) WHERE (SELECT min(due) FROM ready WHERE ready.lane = value) <= NEW.now;
+    SELECT RAISE(ABORT, 'lanes to merge') WHERE (SELECT count(*) FROM taken) > 1
+        AND (NEW."order" = 'age' OR (SELECT count(*) FROM taken WHERE lane % 10 = (SELECT min(lane % 10) FROM taken)) > 1);
+    UPDATE taken SET others = (SELECT count(*) - 1 FROM taken);
+    DELETE FROM taken WHERE lane % 10 > (SELECT min(lane % 10) FROM taken);
+    UPDATE taken SET (due, rid) = ( -- the last of its jobs to take
+        SELECT r.due, r.rid FROM ready r WHERE r.lane = taken.lane AND r.due <= NEW.now ORDER BY r.due, r.rid LIMIT 1 OFFSET NEW.most - 1
+    );
+    SELECT RAISE(ABORT, 'the first lane has too few') WHERE EXISTS (SELECT 1 FROM taken WHERE others AND due IS NULL);
+    INSERT INTO claims_up_to
+    SELECT NEW.claimer, NEW.lease, NEW.now, NEW.until, NEW.room, lane, coalesce(due, NEW.now), coalesce(rid, 9223372036854775807) FROM taken;
+END;
+
+-- The rest of it. As a row of its own, since only then an index finds the place of (due, rid).
+CREATE TEMP VIEW claims_up_to (claimer, lease, now, until, room, lane, due, rid) AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+
+CREATE TEMP TRIGGER claim_up_to INSTEAD OF INSERT ON claims_up_to BEGIN
+    SELECT RAISE(ABORT, 'they take too much room') WHERE NEW.room < (
+        SELECT sum(length(j.job)) FROM ready r CROSS JOIN jobs j ON j.rid = r.rid
+        WHERE r.lane = NEW.lane AND (r.due, r.rid) <= (NEW.due, NEW.rid)
+    );
+    UPDATE taken SET (jobs, rids, ids, ages, fence, bodies) = (
+        SELECT count(*), '[' || group_concat(rid) || ']', group_concat(id, char(31)), '[' || group_concat(NEW.now - sent) || ']', max(fence),
+            CAST(group_concat(job, '') AS BLOB)
+        FROM (
+            SELECT j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job FROM ready r CROSS JOIN jobs j ON j.rid = r.rid
+            WHERE r.lane = NEW.lane AND (r.due, r.rid) <= (NEW.due, NEW.rid) ORDER BY r.due, r.rid
+        )
+    );
+    SELECT RAISE(ABORT, 'somebody had one of them before') WHERE (SELECT fence FROM taken) > 0;
+    INSERT INTO leases (lease, until, jobs) SELECT NEW.lease, NEW.until, jobs FROM taken;
+    INSERT INTO held SELECT rid, (SELECT lid FROM leases WHERE lease = NEW.lease), NEW.until, 1
+    FROM ready WHERE lane = NEW.lane AND (due, rid) <= (NEW.due, NEW.rid);
+    DELETE FROM ready WHERE lane = NEW.lane AND (due, rid) <= (NEW.due, NEW.rid);
+    INSERT INTO claimers VALUES (NEW.claimer, NEW.lease, NEW.now)
     ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at;
 END;

@@ -49,10 +49,6 @@ INSERT INTO ledger VALUES (?, ?, ?)
 -- name: lease_of  (lid) -> lease
 SELECT lease FROM leases WHERE lid = ?
 
--- name: insert_new  (id, lane, sent, due, job): changes nothing if a job, a tombstone or a scope has the id
-INSERT INTO jobs (id, lane, sent, due, flags, job) SELECT ?1, ?2, ?3, ?4, 0, ?5
-WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1) AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = ?1)
-    AND NOT EXISTS (SELECT 1 FROM scopes WHERE root = ?1)
 -- name: known_ids  (:json ids) -> id; those of them that a job, a tombstone or a scope has
 SELECT value FROM json_each(?)
 WHERE value IN (SELECT id FROM jobs) OR value IN (SELECT id FROM tombstones) OR value IN (SELECT root FROM scopes)
@@ -109,11 +105,16 @@ SELECT (SELECT lease FROM claimers WHERE claimer = ?1), (SELECT min(until) FROM 
 INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
 -- name: next_due  (:json lanes) -> due
 SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
+-- name: taken_at_once  (:json lanes) -> as `taken` without its due, NULLs if nothing was; when the next of these lanes is due
+SELECT t.rids, t.ids, t.ages, t.fence, t.bodies, (SELECT min((SELECT min(r.due) FROM ready r WHERE r.lane = value)) FROM json_each(?))
+FROM (SELECT 1) LEFT JOIN taken t
 -- name: oldest  (lane, now, limit) -> due
 SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
--- name: taken  (lane, due, limit) -> last due, rids, ids (parted by U+001F), sent, whether any was claimed before, bodies; the oldest first.
+-- name: taken  (now, lane, due, limit) -> last due, rids (JSON), ids (parted by U+001F), ages (JSON), whether any was claimed before, bodies.
 -- This and the next three also run over several lanes at once: `leases.py` puts an IN for the =, which costs a sort.
-SELECT max(due), group_concat(rid), group_concat(id, char(31)), group_concat(sent), max(fence), CAST(group_concat(job, '') AS BLOB) FROM (
+SELECT max(due), '[' || group_concat(rid) || ']', group_concat(id, char(31)), '[' || group_concat(? - sent) || ']', max(fence),
+    CAST(group_concat(job, '') AS BLOB)
+FROM (
     SELECT r.due AS due, j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job
     FROM ready r JOIN jobs j ON j.rid = r.rid WHERE r.lane = ? AND r.due <= ? ORDER BY r.due, r.rid LIMIT ?
 )

@@ -116,20 +116,25 @@ class SqliteStore:
     # -- Store --------------------------------------------------------------------------------------------------------------
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
-        def work(connection: sqlite3.Connection) -> list[Committed]:
-            applying = Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
-            return applying.apply(commits, batch)
+        def applying(connection: sqlite3.Connection) -> Commits:
+            return Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
 
-        return await self._writes.do(work)
+        return await self._writes.do(lambda c: applying(c).apply(commits, batch), lambda c: applying(c).at_once(commits, batch))
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
-        def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
-            claim = Claim(connection, self._lanes, self._now(), self._rung, lease=lease, for_ms=for_ms, ledger=self._ledger)
-            return claim.take(queues, limit=limit, order=order), claim
+        def claim(connection: sqlite3.Connection) -> Claim:
+            return Claim(connection, self._lanes, self._now(), self._rung, lease=lease, for_ms=for_ms, ledger=self._ledger)
 
-        claimed, claim = await self._writes.do(work)
-        if claim.rids:
-            self._leases.learn(lease, claim.rids)
+        def at_once(connection: sqlite3.Connection) -> tuple[Claimed, Claim] | None:
+            claimed = (first := claim(connection)).at_once(queues, limit=limit, order=order)
+            return None if claimed is None else (claimed, first)
+
+        def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
+            return (again := claim(connection)).take(queues, limit=limit, order=order), again
+
+        claimed, done = await self._writes.do(work, at_once)
+        if done.rids:
+            self._leases.learn(lease, done.rids)
         return claimed
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
