@@ -18,6 +18,7 @@ SCHEMA = 1
 OLDEST = (3, 38, 0)  # the first that reads JSON with ->>; RETURNING and UPDATE ... FROM are older
 BUSY_MS = 10_000
 RESERVE_BYTES = 1 << 20
+RESERVE_EVERY = 8  # transactions: most do not let the log grow
 
 _SYNCHRONOUS = {"full": "FULL", "relaxed": "NORMAL"}
 
@@ -50,8 +51,13 @@ class Reserve:
         self._path = os.path.realpath(path)  # where SQLite has the WAL, too
         self._wal = f"{self._path}-wal"
         self._file = _identity(self._path)
+        self._until_next = 0
 
     def __call__(self) -> None:
+        self._until_next -= 1
+        if self._until_next > 0:  # a look at the file costs a turn of the interpreter
+            return
+        self._until_next = RESERVE_EVERY
         try:
             missing = -os.stat(self._wal).st_size % RESERVE_BYTES
             if not missing or _identity(self._path) != self._file:  # somebody put another file there: that WAL is not ours

@@ -1,7 +1,7 @@
 """Hears of what other processes wrote: a thread that asks, while somebody waits, whether the file has changed.
 
-`PRAGMA data_version` costs microseconds. It is asked every 5 ms, and every 20 ms once nothing has happened for a while;
-when nobody waits, not at all.
+`PRAGMA data_version` costs microseconds. It is asked every 5 ms, and every 20 ms once nothing has happened for a while that
+anybody waits for; when nobody waits, not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from culm.stores.sqlite.sql import SQL
 log = logging.getLogger("culm.sqlite")
 
 QUICK_S, SLOW_S = 0.005, 0.020
-QUICK_ROUNDS = 100  # looks without news, before it looks less often
+QUICK_ROUNDS = 100  # looks without news for whoever waits, before it looks less often
 
 
 class Watch:
@@ -67,8 +67,9 @@ class Watch:
                 with self._line as connection:
                     newest = (connection, connection.execute("PRAGMA data_version").fetchone()[0])
                     if newest != seen or self._look:
-                        seen, quiet, self._look = newest, 0, False
-                        self._ring(connection)
+                        seen, asked, self._look = newest, self._look, False
+                        if self._ring(connection) or asked:
+                            quiet = 0
             except (sqlite3.Error, StoreError) as e:  # the slow look behind every wait finds the truth meanwhile
                 log.warning("sqlite.watch: %s", e)
                 self._look = True
@@ -77,8 +78,9 @@ class Watch:
             self._poke.clear()
         self._line.close()
 
-    def _ring(self, connection: sqlite3.Connection) -> None:
-        names = self._bells.names()
+    def _ring(self, connection: sqlite3.Connection) -> bool:
+        """Whether there was news for anybody."""
+        names, rung = self._bells.names(), False
         queues = [n[6:] for n in names if n.startswith("queue/")]
         jobs = [n[4:] for n in names if n.startswith("job/")]
         if queues:
@@ -86,11 +88,15 @@ class Watch:
             for name, due in connection.execute(SQL["queue_heads"], (json.dumps(queues),)).fetchall():
                 if due <= now or due < self._heads.get(name, due + 1):  # whoever waits for a later one must hear of an earlier one
                     self._bells.ring(f"queue/{name}")
+                    rung = True
                 self._heads[name] = due
         if jobs:
             for (job_id,) in connection.execute(SQL["not_pending"], (json.dumps(jobs),)).fetchall():
                 self._bells.ring(f"job/{job_id}")
+                rung = True
         if self._seen:
             news = connection.execute(SQL["channels_with_news"], (json.dumps(list(self._seen.values())),)).fetchall()
             for (channel,) in news:
                 self._bells.ring(f"hints/{channel}")
+                rung = True
+        return rung
