@@ -44,7 +44,7 @@ def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqli
 class Reserve:
     """Lets the WAL grow by the megabyte: an fsync that also has to write down a new file size takes nearly twice as long.
 
-    Called by whoever holds the write lock, so nobody else lets the file grow meanwhile. What follows the last frame is not read.
+    What follows the last frame is not read. Whoever writes a frame meanwhile says where it belongs, and so writes over what is added here.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,9 +57,11 @@ class Reserve:
         self._until_next -= 1
         if self._until_next > 0:  # a look at the file costs a turn of the interpreter
             return
-        self._until_next = RESERVE_EVERY
         try:
-            missing = -os.stat(self._wal).st_size % RESERVE_BYTES
+            size = os.stat(self._wal).st_size
+            missing = -size % RESERVE_BYTES
+            if size and not missing:
+                self._until_next = RESERVE_EVERY
             if not missing or _identity(self._path) != self._file:  # somebody put another file there: that WAL is not ours
                 return
             wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND)
