@@ -23,11 +23,10 @@ class Lanes:
         """The lane; its queue is made if it is new."""
         lane = self._lanes.get((queue, priority))
         if lane is None:
-            execute(SQL["new_queue"], (queue,))
-            qid: int = execute(SQL["queue"], (queue,)).fetchone()[0]
-            lane = qid * 10 + 9 - priority
-            self._learn(queue, qid)
-            self._lanes[queue, priority] = lane
+            if queue not in self._qids:
+                execute(SQL["new_queue"], (queue,))
+                self._learn(queue, execute(SQL["queue"], (queue,)).fetchone()[0])
+            lane = self._lanes[queue, priority] = self._qids[queue] * 10 + 9 - priority
         return lane
 
     def queue_of(self, execute: Execute, lane: int) -> str:
