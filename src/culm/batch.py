@@ -57,7 +57,7 @@ class Gatherer:
         self._sender: asyncio.Task[None] | None = None
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
-        """Send the commit with the next batch, and call `then` with its answer; `then` must not raise.
+        """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
 
         `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
         """

@@ -54,7 +54,7 @@ def test_plain_calls_are_a_statement_each(tmp_path: Path) -> None:
         assert traced.take() == ["INSERT INTO writes"]
         found = (await store.claim(["default"], lease="w/2", limit=1, for_ms=10_000)).deliveries
         assert [d.job.id for d in found] == ["c"]
-        assert traced.take() == ["INSERT INTO claims", "SELECT t.rids, t.ids,"]
+        assert traced.take() == ["INSERT INTO claims", "SELECT '[' ||"]
         assert await store.commit([ended(d) for d in found], batch=("c", 4)) == ["applied"]
         assert traced.take() == ["INSERT INTO writes"]
         await store.close()
@@ -102,7 +102,8 @@ SCENES: dict[str, tuple[Scene, int, ClaimOrder, bool]] = {
     "an urgent lane that has enough": (more_urgent, 2, "priority", True),
     "an urgent lane that has too few": (more_urgent, 4, "priority", False),
     "an urgent lane, by age": (more_urgent, 2, "age", False),
-    "a paused queue": (paused, 9, "priority", False),
+    "a paused queue": (paused, 9, "priority", True),
+    "none at all": (nothing, 0, "priority", False),
     "jobs whose lease ran out": (overdue, 9, "priority", False),
     "a claim that was answered": (asked_before, 9, "priority", False),
     "jobs that somebody had": (given_back, 9, "priority", False),

@@ -57,7 +57,7 @@ def test_batches_are_cut_by_the_weight_that_was_given_and_keep_the_order() -> No
         store, told = Noting(), list[int]()
         gatherer = Gatherer(store, client="c")
         for n, weight in enumerate([1, MAX_WEIGHT - 1, 1, 3 * MAX_WEIGHT, 5, 5, MAX_WEIGHT]):
-            gatherer.post(sending(str(n)), lambda _, n=n: told.append(n), weight=weight)  # type: ignore[misc]
+            gatherer.post(sending(str(n)), lambda _, n=n: told.append(n), weight=weight)
         await gatherer.flush()
         assert [[c.send[0].id for c in b] for b in store.batches] == [["0", "1"], ["2"], ["3"], ["4", "5"], ["6"]]
         assert told == list(range(7))

@@ -45,6 +45,11 @@ class Call:
         self._work = work
         self._at_once = at_once
 
+    @property
+    def is_short(self) -> bool:
+        """One statement may do."""
+        return self._at_once is not None
+
     def do(self, connection: sqlite3.Connection) -> Any:
         """Within a transaction."""
         result = self.do_at_once(connection)
@@ -66,7 +71,7 @@ class Desk:
     Args:
         line: the connection, opened at first use; of a desk that writes, one that does not wait for locks.
         begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
-        begun: called on the desk's thread when a transaction has begun.
+        begun: called on the desk's thread when something is about to be written.
         done: called there after each transaction, before anybody hears of it, with whether it was committed.
     """
 
@@ -156,15 +161,18 @@ class Desk:
 
     def _attempt(self, calls: list[Call]) -> list[Any]:
         give_up_at = time.monotonic() + BUSY_GIVE_UP_S
+        short = len(calls) == 1 and calls[0].is_short
         while calls:
             with self._line as connection:
                 try:
-                    if len(calls) == 1 and (result := self._done_at_once(connection, calls[0])) is not None:
+                    if short and (result := self._done_at_once(connection, calls[0])) is not None:
                         return [result]
+                    short = False
                     connection.execute(self._begin)
                 except sqlite3.OperationalError as e:
                     if not _is_busy(e) or time.monotonic() > give_up_at:
                         raise
+                    short = False  # to put a statement together only to hear that the file is locked costs more than to ask for the lock
                 else:
                     return self._done_all(connection, calls)
             time.sleep(BUSY_PAUSE_S)  # off the line: the process may fork meanwhile

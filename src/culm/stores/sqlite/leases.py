@@ -87,15 +87,17 @@ class Claim:
 
     def at_once(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed | None:
         """The claim as one statement that writes, and one that reads what it took; None: that will not do, and nothing was done."""
+        if limit < 1:
+            return None
         lanes = as_json(of_queues(self._lanes.qids(self._sql, queues)))
         try:
             self._sql(_CLAIM, (self._claimer, self._lease, self._now, self._until, lanes, order, limit, self._room))
         except IntegrityError:
             return None
-        rids, *columns, next_due = self._sql(SQL["taken_at_once"], (lanes,)).fetchone()
+        rids, *columns, next_due = self._sql(SQL["taken_at_once"], (self._now, lanes)).fetchone()
         deliveries = [] if rids is None else self._read(rids, *columns)
-        if deliveries is None:  # bytes that are no job, or a newer one
-            deliveries = [self._delivery(rid) for rid in _numbers(rids)]
+        if deliveries is None:  # bytes that are no job, or a newer one; each is asked for by itself, and may be gone by now
+            deliveries = [d for rid in _numbers(rids) if (d := self._maybe_delivery(rid)) is not None]
         return Claimed(deliveries, None if next_due is None else max(0, next_due - self._now))
 
     def take(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed:
@@ -201,7 +203,15 @@ class Claim:
         return found
 
     def _delivery(self, rid: int) -> Delivery:
-        delivery, size = _delivered(self._sql(SQL["delivery"], (rid,)).fetchone(), self._lease, self._now)
+        found = self._maybe_delivery(rid)
+        assert found is not None
+        return found
+
+    def _maybe_delivery(self, rid: int) -> Delivery | None:
+        row = self._sql(SQL["delivery"], (rid,)).fetchone()
+        if row is None:
+            return None
+        delivery, size = _delivered(row, self._lease, self._now)
         self._room -= size
         return delivery
 

@@ -90,21 +90,18 @@ CREATE TEMP TRIGGER take INSTEAD OF INSERT ON takes BEGIN
     ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at;
 END;
 
--- A whole claim of one lane, whose jobs nobody had before: what it took lies in `taken` until it is read, or the next claim begins.
+-- A whole claim of one lane, whose jobs nobody had before. `taken` says what it took, until the next claim begins.
 -- lanes: all that it may take from, order: as of a claim, most: so many jobs, room: so many bytes of them
-CREATE TEMP TABLE taken (
-    lane INTEGER, others INTEGER, due INTEGER, rid INTEGER, jobs INTEGER, rids TEXT, ids TEXT, ages TEXT, fence INTEGER, bodies BLOB
-);
+CREATE TEMP TABLE taken (lane INTEGER, others INTEGER, due INTEGER, rid INTEGER, lease TEXT, rids TEXT);
 CREATE TEMP VIEW claims (claimer, lease, now, until, lanes, "order", most, room) AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER claim INSTEAD OF INSERT ON claims BEGIN
     DELETE FROM taken;
-    SELECT RAISE(ABORT, 'it was answered, or jobs are overdue, or a queue is paused')
-    WHERE (SELECT min(until) FROM leases) <= NEW.now OR EXISTS (SELECT 1 FROM queues WHERE paused = 1)
+    SELECT RAISE(ABORT, 'it was answered, or jobs may be overdue') WHERE (SELECT min(until) FROM leases) <= NEW.now
         OR EXISTS (SELECT 1 FROM claimers WHERE claimer = NEW.claimer AND lease = NEW.lease);
     -- the first of the lanes that have due jobs; others: how many more have
-    INSERT INTO taken (lane)
-    SELECT value FROM json_each(NEW.lanes) WHERE (SELECT min(due) FROM ready WHERE ready.lane = value) <= NEW.now;
+    INSERT INTO taken (lane) SELECT value FROM json_each(NEW.lanes)
+    WHERE (SELECT min(due) FROM ready WHERE ready.lane = value) <= NEW.now AND value / 10 NOT IN (SELECT qid FROM queues WHERE paused = 1);
     SELECT RAISE(ABORT, 'lanes to merge') WHERE (SELECT count(*) FROM taken) > 1
         AND (NEW."order" = 'age' OR (SELECT count(*) FROM taken WHERE lane % 10 = (SELECT min(lane % 10) FROM taken)) > 1);
     UPDATE taken SET others = (SELECT count(*) - 1 FROM taken);
@@ -121,23 +118,15 @@ END;
 CREATE TEMP VIEW claims_up_to (claimer, lease, now, until, room, lane, due, rid) AS SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 
 CREATE TEMP TRIGGER claim_up_to INSTEAD OF INSERT ON claims_up_to BEGIN
-    SELECT RAISE(ABORT, 'they take too much room') WHERE NEW.room < (
-        SELECT sum(length(j.job)) FROM ready r CROSS JOIN jobs j ON j.rid = r.rid
+    SELECT RAISE(ABORT, 'they take too much room, or somebody had one of them before')
+    FROM (
+        SELECT sum(length(j.job)) AS bytes, max(j.fence) AS fence FROM ready r CROSS JOIN jobs j ON j.rid = r.rid
         WHERE r.lane = NEW.lane AND (r.due, r.rid) <= (NEW.due, NEW.rid)
+    )
+    WHERE bytes > NEW.room OR fence > 0;
+    UPDATE taken SET lease = NEW.lease, rids = (
+        SELECT '[' || group_concat(rid) || ']'
+        FROM (SELECT rid FROM ready WHERE lane = NEW.lane AND (due, rid) <= (NEW.due, NEW.rid) ORDER BY due, rid)
     );
-    UPDATE taken SET (jobs, rids, ids, ages, fence, bodies) = (
-        SELECT count(*), '[' || group_concat(rid) || ']', group_concat(id, char(31)), '[' || group_concat(NEW.now - sent) || ']', max(fence),
-            CAST(group_concat(job, '') AS BLOB)
-        FROM (
-            SELECT j.rid AS rid, j.id AS id, j.sent AS sent, j.fence AS fence, j.job AS job FROM ready r CROSS JOIN jobs j ON j.rid = r.rid
-            WHERE r.lane = NEW.lane AND (r.due, r.rid) <= (NEW.due, NEW.rid) ORDER BY r.due, r.rid
-        )
-    );
-    SELECT RAISE(ABORT, 'somebody had one of them before') WHERE (SELECT fence FROM taken) > 0;
-    INSERT INTO leases (lease, until, jobs) SELECT NEW.lease, NEW.until, jobs FROM taken;
-    INSERT INTO held SELECT rid, (SELECT lid FROM leases WHERE lease = NEW.lease), NEW.until, 1
-    FROM ready WHERE lane = NEW.lane AND (due, rid) <= (NEW.due, NEW.rid);
-    DELETE FROM ready WHERE lane = NEW.lane AND (due, rid) <= (NEW.due, NEW.rid);
-    INSERT INTO claimers VALUES (NEW.claimer, NEW.lease, NEW.now)
-    ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at;
+    INSERT INTO takes SELECT NEW.claimer, NEW.lease, NEW.now, NEW.until, json_array(NEW.lane), NEW.due, NEW.rid, json_array_length(rids) FROM taken;
 END;

@@ -1,6 +1,6 @@
 -- Every statement of the SQLite store, by name. Each is headed by its parameters and its rows; :json ones take a JSON array of numbers or texts.
 -- Lists travel in columns, one parameter each, and come back as one row: the interpreter's lock is given up once per row. Texts and
--- numbers are JSON; blobs are joined, and `at` is where each begins and how long it is (columns.py).
+-- numbers are JSON; blobs are joined, and `places` says where each begins and how long it is (columns.py).
 
 -- name: remember  (client, number, at): changes nothing if that batch was answered already
 INSERT INTO clients VALUES (?, ?, NULL, ?)
@@ -105,9 +105,16 @@ SELECT (SELECT lease FROM claimers WHERE claimer = ?1), (SELECT min(until) FROM 
 INSERT INTO claimers VALUES (?, ?, ?) ON CONFLICT (claimer) DO UPDATE SET lease = excluded.lease, at = excluded.at
 -- name: next_due  (:json lanes) -> due
 SELECT min((SELECT min(due) FROM ready WHERE lane = value)) FROM json_each(?)
--- name: taken_at_once  (:json lanes) -> as `taken` without its due, NULLs if nothing was; when the next of these lanes is due
-SELECT t.rids, t.ids, t.ages, t.fence, t.bodies, (SELECT min((SELECT min(r.due) FROM ready r WHERE r.lane = value)) FROM json_each(?))
-FROM (SELECT 1) LEFT JOIN taken t
+-- name: taken_at_once  (now, :json lanes) -> as `taken` without its due, NULLs if nothing was; when the next of these lanes is due.
+-- Of jobs that are still held: the claim was committed before.
+SELECT '[' || group_concat(rid) || ']', group_concat(id, char(31)), '[' || group_concat(?1 - sent) || ']', 0, CAST(group_concat(job, '') AS BLOB), (
+    SELECT min((SELECT min(r.due) FROM ready r WHERE r.lane = value)) FROM json_each(?2)
+    WHERE value / 10 NOT IN (SELECT qid FROM queues WHERE paused = 1)
+)
+FROM (
+    SELECT j.rid AS rid, j.id AS id, j.sent AS sent, j.job AS job FROM taken t CROSS JOIN json_each(t.rids) v
+    CROSS JOIN held h ON h.rid = v.value CROSS JOIN jobs j ON j.rid = h.rid WHERE h.lid = (SELECT lid FROM leases WHERE lease = t.lease)
+)
 -- name: oldest  (lane, now, limit) -> due
 SELECT due FROM ready WHERE lane = ? AND due <= ? ORDER BY due, rid LIMIT ?
 -- name: taken  (now, lane, due, limit) -> last due, rids (JSON), ids (parted by U+001F), ages (JSON), whether any was claimed before, bodies.

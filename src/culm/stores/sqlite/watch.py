@@ -63,11 +63,13 @@ class Watch:
         seen: tuple[sqlite3.Connection | None, int] = (None, 0)  # versions of two connections cannot be compared
         quiet = 0
         while not self._closed:
+            if asked := self._look:
+                self._look = False
             try:
                 with self._line as connection:
                     newest = (connection, connection.execute("PRAGMA data_version").fetchone()[0])
-                    if newest != seen or self._look:
-                        seen, asked, self._look = newest, self._look, False
+                    if newest != seen or asked:
+                        seen = newest
                         if self._ring(connection) or asked:
                             quiet = 0
             except (sqlite3.Error, StoreError) as e:  # the slow look behind every wait finds the truth meanwhile
