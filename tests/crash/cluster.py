@@ -63,10 +63,17 @@ class Cluster:
         )
 
     def terminate(self, children: list[subprocess.Popen[bytes]]) -> list[int]:
-        """Stop them gracefully; their exit codes."""
+        """Stop them gracefully; their exit codes. Whoever does not stop is asked to show, in the log, what it does instead."""
         for child in children:
             _signal(child, signal.SIGTERM)
-        return [child.wait(timeout=15) for child in children]
+        try:
+            return [child.wait(timeout=15) for child in children]
+        except subprocess.TimeoutExpired as e:
+            for child in children:
+                if child.poll() is None:
+                    _signal(child, signal.SIGUSR1)
+            time.sleep(1)
+            raise AssertionError(f"{e}\n{self.log()[-8_000:]}") from e
 
     # -- faults -------------------------------------------------------------------------------------------------------------
 

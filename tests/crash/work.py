@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import sys
+from types import FrameType
 
 import uvloop
 
@@ -25,7 +28,16 @@ async def main() -> None:
         await stop.wait()
 
 
+def show(_: int, __: FrameType | None) -> None:
+    """What its asyncio tasks are doing, on stderr; what its threads do, faulthandler shows."""
+    with contextlib.suppress(RuntimeError):
+        for task in asyncio.all_tasks():
+            task.print_stack(file=sys.stderr)
+
+
 if __name__ == "__main__":
     die_with_parent()
+    signal.signal(signal.SIGUSR1, show)
+    faulthandler.register(signal.SIGUSR1, chain=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     uvloop.run(main())
