@@ -96,7 +96,7 @@ class Desk:
         """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError.
 
         Args:
-            at_once: does the same by one statement that writes, which is tried first; None: it cannot, and nothing was done.
+            at_once: does the same, all or nothing, without a transaction around it, and is tried first; None: it cannot, and did nothing.
         """
         call = Call(work, at_once)
         self._put(call)

@@ -30,7 +30,7 @@ class Ended(Struct):
     """Jobs that end the same way."""
 
     ids: list[str]
-    outcomes: list[Final]  # of those that are kept
+    outcomes: list[Final]  # one for each
 
 
 class Plain(Struct):
