@@ -15,11 +15,13 @@ import msgspec
 from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
 from culm.job import Job, decode_job, encode_job
+from culm.outcome import Succeeded
 from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
 from culm.stores.sqlite.plain import SEND_ONE, Plain, Steps, due_of
 from culm.stores.sqlite.rows import Rows
+from culm.stores.sqlite.spot import SMALL, SMALL_BYTES
 from culm.stores.sqlite.sql import SQL
 
 _encode_refused = msgspec.msgpack.Encoder().encode
@@ -174,6 +176,19 @@ class Commits:
             return decode_job(found[0], job_id=job_id).task
         except StoreError:
             return ""  # hostile bytes: they are nobody's task, so every send under this id conflicts
+
+
+def how_many_small(commits: Sequence[Commit]) -> int:
+    """How many jobs they send or end; 0: many, or large ones."""
+    jobs = size = 0
+    for commit in commits:
+        jobs += len(commit.send) + (commit.fence is not None)
+        if jobs > SMALL:
+            return 0
+        size += sum([len(job.args) for job in commit.send])
+        if isinstance(commit.outcome, Succeeded):
+            size += len(commit.outcome.value)
+    return jobs if size <= SMALL_BYTES else 0
 
 
 def _is_plain(commit: Commit) -> bool:

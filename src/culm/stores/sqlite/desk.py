@@ -4,7 +4,8 @@ While a transaction runs, the next calls gather. One that fails does not harm th
 each is done again in a transaction of its own, so what is handed in must be safe to repeat.
 
 A thread that wants the interpreter back waits for its lock after every statement, so statements here are few and large; what comes
-alone and is one statement needs no other to begin and to commit its transaction.
+alone and is one statement needs no other to begin and to commit its transaction. Where even that takes less time than the way to the
+thread and back, it is done on the spot.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from culm.errors import StoreError, StoreUnavailable
 from culm.stores.sqlite.line import Line
+from culm.stores.sqlite.spot import Spot
 
 T = TypeVar("T")
 log = logging.getLogger("culm.sqlite")
@@ -39,11 +42,12 @@ Answer: TypeAlias = tuple["asyncio.Future[Any]", Any, Exception | None]
 class Call:
     """What somebody asks of a desk."""
 
-    def __init__(self, work: Work, at_once: Work | None) -> None:
+    def __init__(self, work: Work, at_once: Work | None, jobs: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self._work = work
         self._at_once = at_once
+        self.jobs = jobs
 
     @property
     def is_short(self) -> bool:
@@ -71,7 +75,7 @@ class Desk:
     Args:
         line: the connection, opened at first use; of a desk that writes, one that does not wait for locks.
         begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
-        begun: called on the desk's thread when something is about to be written.
+        begun: called when something is about to be written, by whoever has the line.
         done: called there after each transaction, before anybody hears of it, with whether it was committed.
     """
 
@@ -87,18 +91,27 @@ class Desk:
         self._begin = f"BEGIN {begin}"
         self._begun = begun
         self._done = done
+        self._spot = Spot(line, begun=begun, done=done)
+        self._unanswered = 0  # calls that the thread has, or will have
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
 
-    async def do(self, work: Callable[[sqlite3.Connection], T], at_once: Callable[[sqlite3.Connection], T | None] | None = None) -> T:
+    async def do(
+        self, work: Callable[[sqlite3.Connection], T], at_once: Callable[[sqlite3.Connection], T | None] | None = None, *, jobs: int = 0
+    ) -> T:
         """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError.
 
         Args:
             at_once: does the same, all or nothing, without a transaction around it, and is tried first; None: it cannot, and did nothing.
+            jobs: how many `at_once` writes, if they are few and small: then it may be done on the spot.
         """
-        call = Call(work, at_once)
+        if jobs and at_once is not None and not self._unanswered and not self._closed:
+            found = self._spot.do(at_once, jobs)
+            if found is not None:
+                return found
+        call = Call(work, at_once, jobs)
         self._put(call)
         result: T = await call.future
         return result
@@ -110,6 +123,7 @@ class Desk:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()
+            self._unanswered += 1
             self._calls.put(call)
 
     async def close(self) -> None:
@@ -124,6 +138,7 @@ class Desk:
     def forked(self) -> None:
         """In the child of a fork: begin anew, without the parent's thread and its calls."""
         self._calls = SimpleQueue()
+        self._unanswered = 0
         self._thread = None
         self._lock = threading.Lock()
 
@@ -135,6 +150,8 @@ class Desk:
             while not last:
                 calls, last = self._gathered()
                 answers = self._transact(calls)
+                with self._lock:
+                    self._unanswered -= len(calls)
                 _answer([(call.loop, answer) for call, answer in zip(calls, answers, strict=True)])
         finally:
             self._line.close()
@@ -164,6 +181,7 @@ class Desk:
         short = len(calls) == 1 and calls[0].is_short
         while calls:
             with self._line as connection:
+                self._spot.left(connection)
                 try:
                     if short and (result := self._done_at_once(connection, calls[0])) is not None:
                         return [result]
@@ -172,6 +190,7 @@ class Desk:
                 except sqlite3.OperationalError as e:
                     if not _is_busy(e) or time.monotonic() > give_up_at:
                         raise
+                    self._spot.measured(inf, 0)
                     short = False  # to put a statement together only to hear that the file is locked costs more than to ask for the lock
                 else:
                     return self._done_all(connection, calls)
@@ -179,9 +198,12 @@ class Desk:
         return []
 
     def _done_at_once(self, connection: sqlite3.Connection, call: Call) -> Any:
+        started = time.perf_counter()
         self._begun()
         result = call.do_at_once(connection)
         if result is not None:
+            if call.jobs:
+                self._spot.measured(time.perf_counter() - started, call.jobs)
             self._done(True)
         return result
 

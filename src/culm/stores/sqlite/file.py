@@ -17,6 +17,7 @@ APPLICATION_ID = 0x63756C6D  # "culm"
 SCHEMA = 1
 OLDEST = (3, 38, 0)  # the first that reads JSON with ->>; RETURNING and UPDATE ... FROM are older
 BUSY_MS = 10_000
+CHECKPOINT_PAGES = 4_000  # 16 MiB of WAL
 RESERVE_BYTES = 1 << 20
 RESERVE_EVERY = 8  # transactions: most do not let the log grow
 
@@ -28,8 +29,12 @@ def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Conne
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute("PRAGMA cache_size = -32000")  # KiB
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: 16 MiB of WAL
+    checkpoint_after_commits(connection, yes=True)
     return connection
+
+
+def checkpoint_after_commits(connection: sqlite3.Connection, *, yes: bool) -> None:
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if yes else 0}")
 
 
 def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:

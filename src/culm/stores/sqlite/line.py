@@ -67,6 +67,18 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
+    def if_free(self) -> sqlite3.Connection | None:
+        """The connection, if it is open and nobody uses it; to be given back."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        connection = self._connection
+        if connection is None:
+            self._lock.release()
+        return connection
+
+    def give_back(self) -> None:
+        self._lock.release()
+
     def close(self) -> None:
         with self._lock:
             self._hang_up()

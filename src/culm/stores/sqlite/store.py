@@ -38,13 +38,14 @@ from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
 from culm.stores.sqlite.blobs import SqliteBlobs
-from culm.stores.sqlite.commits import Commits
+from culm.stores.sqlite.commits import Commits, how_many_small
 from culm.stores.sqlite.desk import Desk
 from culm.stores.sqlite.file import SCHEMA, Reserve, connect, connect_to_write, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
 from culm.stores.sqlite.line import Line, tell_of_forks
 from culm.stores.sqlite.rows import Rows
+from culm.stores.sqlite.spot import SMALL
 from culm.stores.sqlite.sql import SQL
 from culm.stores.sqlite.watch import Watch
 
@@ -82,7 +83,7 @@ class SqliteStore:
         self._lanes = Lanes()
         self._leases = Leases()
         self._bells = Bells()
-        self._rung: set[str] = set()  # touched by the writing desk's thread only
+        self._rung: set[str] = set()  # touched by whoever has the writing line
         self._seen: dict[object, tuple[str, int]] = {}
         begun = Reserve(self.path) if durability == "full" else lambda: None
         writing = Line(self.path, lambda: connect_to_write(self.path, durability))
@@ -119,7 +120,8 @@ class SqliteStore:
         def applying(connection: sqlite3.Connection) -> Commits:
             return Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
 
-        return await self._writes.do(lambda c: applying(c).apply(commits, batch), lambda c: applying(c).at_once(commits, batch))
+        jobs = how_many_small(commits)
+        return await self._writes.do(lambda c: applying(c).apply(commits, batch), lambda c: applying(c).at_once(commits, batch), jobs=jobs)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         def claim(connection: sqlite3.Connection) -> Claim:
@@ -132,7 +134,7 @@ class SqliteStore:
         def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
             return (again := claim(connection)).take(queues, limit=limit, order=order), again
 
-        claimed, done = await self._writes.do(work, at_once)
+        claimed, done = await self._writes.do(work, at_once, jobs=limit if limit <= SMALL else 0)
         if done.rids:
             self._leases.learn(lease, done.rids)
         return claimed
