@@ -10,7 +10,7 @@ import pytest
 from culm import App, StoreFull, StoreUnavailable
 from culm.commit import BatchId, Commit, Committed, Held
 from culm.outcome import Succeeded
-from culm.store import LeaseState, WorkerInfo
+from culm.store import Claimed, ClaimOrder, LeaseState, WorkerInfo
 from culm.stores.memory import MemoryStore
 from culm.worker.heart import AGAIN_MS, beat
 from tests.tasks.harness import run, until
@@ -117,3 +117,46 @@ def test_a_heart_that_got_no_answer_asks_again_within_a_second() -> None:
         assert [round(p, 1) for p in pauses] == [10.0, AGAIN_MS / 1000, 10.0]  # less what a beat took
 
     run(main())
+
+
+class Silent(MemoryStore):
+    """Does not answer any more, once it is told so."""
+
+    silent = False
+
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        await self._answer()
+        return await super().claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        await self._answer()
+        return await super().commit(commits, batch=batch)
+
+    async def _answer(self) -> None:
+        if self.silent:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.slow
+def test_a_stop_awaits_a_silent_store_for_a_lease_and_not_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        store, gate = Silent(), asyncio.Event()
+        app = App(store=store)
+
+        @app.task
+        async def ends() -> None:
+            await gate.wait()
+
+        worker = app.worker(lease=0.5, heartbeat=0.1, concurrency=2, poll=0.01)
+        await worker.start()
+        await ends.enqueue()
+        await until(lambda: len(worker.held()) == 1)
+        store.silent = True
+        gate.set()
+        await until(lambda: worker.done == 1)
+        await asyncio.sleep(0.05)  # a claim is under way, and so is the commit
+        await worker.stop()
+        store.silent = False
+
+    run(main())
+    assert "the store did not answer a claim" in caplog.text

@@ -36,7 +36,7 @@ from culm.worker.hooked import around
 from culm.worker.leash import Leash
 from culm.worker.orders import Obedience
 from culm.worker.runner import Runner
-from culm.worker.slots import Slots
+from culm.worker.slots import STUBBORN_S, Slots
 from culm.worker.tally import Tally, longest
 from culm.worker.threads import Threads
 
@@ -197,13 +197,13 @@ class Worker:
         return Obedience(self._store, self._slots, self.queues, self._gatherer.submit, took, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
-        """Stop gracefully: at most the grace long, or until `hurry`."""
+        """Stop gracefully: at most the grace long, or until `hurry`. A store that does not answer is awaited for no longer than a lease."""
         if self._hurry is None:
             return
         self._claimer.stop()
         self._unready = "it is stopping"
         try:
-            await asyncio.wait([self._claiming])
+            await self._last_claim()
             if self.failed is not None:
                 log.error("claimer.failed: %r; what it claimed is given back", self.failed)
             await self._slots.drain(self._grace_s, self._hurry)
@@ -223,7 +223,9 @@ class Worker:
             if self.health is not None:
                 self.health.close()
             self._hurry = None
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        _, stubborn = await asyncio.wait(self._tasks, timeout=STUBBORN_S)
+        if stubborn:
+            log.error("stop: these go on although they were cancelled: %s", stubborn)
         await self._children.ended()
         if self._heart_kind == "thread":
             await self._heart.stopped()
@@ -232,9 +234,23 @@ class Worker:
             self._endpoint = None
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
+    async def _last_claim(self) -> None:
+        """A claim that is under way is awaited, and what it grants is given back."""
+        _, unanswered = await asyncio.wait([self._claiming], timeout=self._patience_ms / 1000)
+        if unanswered:
+            log.warning("stop: the store did not answer a claim for as long as its lease lasts; what it granted comes due again")
+            self._claiming.cancel()
+
     async def _last_answers(self) -> None:
-        self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
-        await self._gatherer.flush()
+        self._gatherer.end_within(self._patience_ms)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_ms / 1000):
+                await self._gatherer.flush()
+
+    @property
+    def _patience_ms(self) -> int:
+        """With a silent store, when this worker is to stop: later than that another has what was claimed or ended here."""
+        return max(self._lease_ms, 1_000)
 
     def hurry(self) -> None:
         """Let a stop that waits wait no more: release at once what still runs."""

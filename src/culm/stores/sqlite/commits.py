@@ -181,6 +181,8 @@ class Commits:
 def how_many_small(commits: Sequence[Commit]) -> int:
     """How many jobs they send or end; 0: many, or large ones."""
     jobs = size = 0
+    if len(commits) > SMALL:
+        return 0
     for commit in commits:
         jobs += len(commit.send) + (commit.fence is not None)
         if jobs > SMALL:
