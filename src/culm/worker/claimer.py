@@ -23,6 +23,7 @@ log = logging.getLogger("culm.worker")
 
 _lease = attrgetter("lease")
 AHEAD_S = 0.05
+ROUNDS = 8  # of all slots, to measure over less time: a few jobs that end together look like thousands a second
 MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
@@ -123,9 +124,9 @@ class Claimer:
     def _measure(self, now: float, slots: Slots) -> None:
         """How much is 50 ms of work, by what was done since the last claim."""
         since, done = self._measured
-        if now - since >= AHEAD_S:  # over less, a few jobs that end together look like thousands a second
-            rate = (slots.done - done) / (now - since)
-            self._ahead = min(MOST_AHEAD, int(rate * AHEAD_S))
+        passed, ended = now - since, slots.done - done
+        if passed >= AHEAD_S or (passed >= AHEAD_S / 10 and ended >= ROUNDS * slots.concurrency):
+            self._ahead = min(MOST_AHEAD, int(ended / passed * AHEAD_S))
             self._measured = (now, slots.done)
 
     async def _claim(self, limit: int) -> Claimed:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("culm.worker")
 
 SCAN_S = 0.05  # how exactly timeouts are kept
+LATE_LEASES = 4  # a stop awaits a claim for so many
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -197,7 +198,7 @@ class Worker:
         return Obedience(self._store, self._slots, self.queues, self._gatherer.submit, took, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
-        """Stop gracefully: at most the grace long, or until `hurry`. A store that does not answer is awaited for no longer than a lease."""
+        """Stop gracefully: at most the grace long, or until `hurry`. A claim that the store does not answer is awaited for some leases."""
         if self._hurry is None:
             return
         self._claimer.stop()
@@ -235,22 +236,18 @@ class Worker:
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
     async def _last_claim(self) -> None:
-        """A claim that is under way is awaited, and what it grants is given back."""
-        _, unanswered = await asyncio.wait([self._claiming], timeout=self._patience_ms / 1000)
+        """A claim that is under way is awaited, and what it grants is given back; later than its lease it is another's.
+
+        The lease may begin late: a request, and its reply, can take long.
+        """
+        _, unanswered = await asyncio.wait([self._claiming], timeout=LATE_LEASES * self._lease_ms / 1000)
         if unanswered:
-            log.warning("stop: the store did not answer a claim for as long as its lease lasts; what it granted comes due again")
+            log.warning("stop: the store does not answer a claim; what it granted comes due again when its lease ends")
             self._claiming.cancel()
 
     async def _last_answers(self) -> None:
-        self._gatherer.end_within(self._patience_ms)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience_ms / 1000):
-                await self._gatherer.flush()
-
-    @property
-    def _patience_ms(self) -> int:
-        """With a silent store, when this worker is to stop: later than that another has what was claimed or ended here."""
-        return max(self._lease_ms, 1_000)
+        self._gatherer.end_within(max(self._lease_ms, 1_000))  # later than that another worker has it
+        await self._gatherer.flush()
 
     def hurry(self) -> None:
         """Let a stop that waits wait no more: release at once what still runs."""
