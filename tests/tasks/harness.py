@@ -49,6 +49,10 @@ class Bench:
         async with self.app.worker(**given) as worker:
             yield worker
 
+    async def registered(self) -> bool:
+        """A worker's heart has beaten."""
+        return bool(await self.store.workers())
+
     def jobs(self) -> list[Job]:
         """All that the store has, oldest first."""
         return [row.job for row in self.store.tables.rows.values()]

@@ -177,6 +177,7 @@ def test_a_success_that_is_already_committing_wins_over_a_cancel() -> None:
             return "done"
 
         async with bench.working(heartbeat=5):
+            await until(bench.registered)  # its first beat is over, and would have heard of the cancel
             job = await quick.enqueue()
             await started.wait()
             await job.cancel()
@@ -198,6 +199,7 @@ def test_a_cancelled_job_of_a_failing_task_is_not_tried_again() -> None:
             raise ValueError("no")
 
         async with bench.working(heartbeat=5):
+            await until(bench.registered)  # its first beat is over, and would have heard of the cancel
             job = await fails.enqueue()
             await started.wait()
             await job.cancel()
