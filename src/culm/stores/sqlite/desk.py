@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from culm.errors import StoreError, StoreUnavailable
 from culm.stores.sqlite.line import Line
 from culm.stores.sqlite.spot import Spot
+from culm.stores.sqlite.turns import short_turns
 
 T = TypeVar("T")
 log = logging.getLogger("culm.sqlite")
@@ -48,11 +49,16 @@ class Call:
         self._work = work
         self._at_once = at_once
         self.jobs = jobs
+        self._large = at_once is not None and not jobs
 
     @property
     def is_short(self) -> bool:
         """One statement may do."""
         return self._at_once is not None
+
+    def is_large(self) -> bool:
+        """It writes so much that others have time for something else."""
+        return self._large
 
     def do(self, connection: sqlite3.Connection) -> Any:
         """Within a transaction."""
@@ -123,6 +129,8 @@ class Desk:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()
+            if call.is_large():
+                short_turns.begin()
             self._unanswered += 1
             self._calls.put(call)
 
@@ -152,6 +160,8 @@ class Desk:
                 answers = self._transact(calls)
                 with self._lock:
                     self._unanswered -= len(calls)
+                for _ in filter(Call.is_large, calls):
+                    short_turns.end()
                 _answer([(call.loop, answer) for call, answer in zip(calls, answers, strict=True)])
         finally:
             self._line.close()
