@@ -50,12 +50,14 @@ def test_what_somebody_set_meanwhile_stays() -> None:
 
 
 def test_those_that_are_shorter_already_stay() -> None:
-    sys.setswitchinterval(TURN_S / 2)
-    turns = ShortTurns()
-    turns.begin()
-    assert turn_s() == TURN_S / 2
-    turns.end()
-    assert turn_s() == TURN_S / 2
+    for micros in range(1, 50):
+        sys.setswitchinterval((micros + 0.5) / 1e6)
+        set_to, turns = turn_s(), ShortTurns()
+        for _ in range(3):
+            turns.begin()
+            assert turn_s() == set_to
+            turns.end()
+            assert turn_s() == set_to
 
 
 def many(number: int) -> Commit:

@@ -13,6 +13,7 @@ import threading
 from culm.stores.sqlite.line import tell_of_forks
 
 TURN_S = 0.000_05
+ROUNDING_S = 0.000_000_5  # a turn is cut to whole microseconds: what was read and set again would become shorter each time
 
 
 class ShortTurns:
@@ -27,7 +28,7 @@ class ShortTurns:
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._usual = sys.getswitchinterval()
+                self._usual = sys.getswitchinterval() + ROUNDING_S
                 sys.setswitchinterval(min(TURN_S, self._usual))
                 self._short = sys.getswitchinterval()
 
