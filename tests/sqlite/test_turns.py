@@ -66,8 +66,13 @@ def many(number: int) -> Commit:
 
 def test_a_large_batch_has_them_whatever_becomes_of_it(tmp_path: Path) -> None:
     async def main() -> None:
-        store, seen = SqliteStore(tmp_path / "jobs.db", durability="relaxed"), []
-        store._writes._begun = lambda: seen.append(turn_s())
+        store, seen = SqliteStore(tmp_path / "jobs.db", durability="relaxed"), list[float]()
+
+        def begun() -> bool:
+            seen.append(turn_s())
+            return False
+
+        store._writes._begun = begun
         await store.commit([jobs("small")], batch=("c", 1))
         await store.commit([many(1)], batch=("c", 2))
         await store.commit([many(1), Commit(cancel=("small",))], batch=("c", 3))  # none of it can be done at once

@@ -81,7 +81,7 @@ class Desk:
     Args:
         line: the connection, opened at first use; of a desk that writes, one that does not wait for locks.
         begin: "IMMEDIATE" for a desk that writes, "DEFERRED" for one that reads.
-        begun: called when something is about to be written, by whoever has the line.
+        begun: called when something is about to be written, by whoever has the line; True: it will take longer for once.
         done: called there after each transaction, before anybody hears of it, with whether it was committed.
     """
 
@@ -90,7 +90,7 @@ class Desk:
         line: Line,
         *,
         begin: Literal["IMMEDIATE", "DEFERRED"],
-        begun: Callable[[], None] = lambda: None,
+        begun: Callable[[], bool] = lambda: False,
         done: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._line = line
@@ -209,10 +209,10 @@ class Desk:
 
     def _done_at_once(self, connection: sqlite3.Connection, call: Call) -> Any:
         started = time.perf_counter()
-        self._begun()
+        takes_longer = self._begun()
         result = call.do_at_once(connection)
         if result is not None:
-            if call.jobs:
+            if call.jobs and not takes_longer:
                 self._spot.measured(time.perf_counter() - started, call.jobs)
             self._done(True)
         return result

@@ -50,6 +50,7 @@ class Reserve:
     """Lets the WAL grow by the megabyte: an fsync that also has to write down a new file size takes nearly twice as long.
 
     What follows the last frame is not read. Whoever writes a frame meanwhile says where it belongs, and so writes over what is added here.
+    Called before each transaction, it says whether it let it grow: the next fsync takes longer, then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,24 +59,25 @@ class Reserve:
         self._file = _identity(self._path)
         self._until_next = 0
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
         self._until_next -= 1
         if self._until_next > 0:  # a look at the file costs a turn of the interpreter
-            return
+            return False
         try:
             size = os.stat(self._wal).st_size
             missing = -size % RESERVE_BYTES
             if size and not missing:
                 self._until_next = RESERVE_EVERY
             if not missing or _identity(self._path) != self._file:  # somebody put another file there: that WAL is not ours
-                return
+                return False
             wal = os.open(self._wal, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(wal, bytes(missing))
             finally:
                 os.close(wal)
         except OSError:  # there is none yet, or no room: SQLite will say so where it matters
-            return
+            return False
+        return True
 
 
 def _identity(path: str) -> tuple[int, int]:

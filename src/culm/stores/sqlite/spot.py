@@ -31,11 +31,11 @@ class Spot:
 
     Args:
         line: the desk's; whoever has it may write.
-        begun: called when something is about to be written.
+        begun: called when something is about to be written; True: it will take longer for once.
         done: called with True when it is.
     """
 
-    def __init__(self, line: Line, *, begun: Callable[[], None], done: Callable[[bool], None]) -> None:
+    def __init__(self, line: Line, *, begun: Callable[[], bool], done: Callable[[bool], None]) -> None:
         self._line = line
         self._begun = begun
         self._done = done
@@ -64,7 +64,7 @@ class Spot:
             if connection is not self._without_checkpoints:
                 checkpoint_after_commits(connection, yes=False)
                 self._without_checkpoints = connection
-            self._begun()
+            takes_longer = self._begun()
             result = write(connection)
             if result is not None:
                 self._done(True)
@@ -73,5 +73,6 @@ class Spot:
             return None
         finally:
             self._line.give_back()
-        self.measured(time.perf_counter() - started, jobs)
+        if not takes_longer:
+            self.measured(time.perf_counter() - started, jobs)
         return result

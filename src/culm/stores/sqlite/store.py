@@ -85,7 +85,7 @@ class SqliteStore:
         self._bells = Bells()
         self._rung: set[str] = set()  # touched by whoever has the writing line
         self._seen: dict[object, tuple[str, int]] = {}
-        begun = Reserve(self.path) if durability == "full" else lambda: None
+        begun = Reserve(self.path) if durability == "full" else lambda: False
         writing = Line(self.path, lambda: connect_to_write(self.path, durability))
         reading, watching = (Line(self.path, lambda: connect(self.path, durability)) for _ in range(2))
         self._writes = Desk(writing, begin="IMMEDIATE", begun=begun, done=self._written)
