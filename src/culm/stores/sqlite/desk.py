@@ -41,7 +41,12 @@ Answer: TypeAlias = tuple["asyncio.Future[Any]", Any, Exception | None]
 
 
 class Call:
-    """What somebody asks of a desk."""
+    """What somebody asks of a desk.
+
+    Attributes:
+        jobs: how many `at_once` writes, if they are few and small.
+        is_large: it writes more than that, so others have time for something else meanwhile.
+    """
 
     def __init__(self, work: Work, at_once: Work | None, jobs: int) -> None:
         self.loop = asyncio.get_running_loop()
@@ -49,16 +54,12 @@ class Call:
         self._work = work
         self._at_once = at_once
         self.jobs = jobs
-        self._large = at_once is not None and not jobs
+        self.is_large = at_once is not None and not jobs
 
     @property
     def is_short(self) -> bool:
         """One statement may do."""
         return self._at_once is not None
-
-    def is_large(self) -> bool:
-        """It writes so much that others have time for something else."""
-        return self._large
 
     def do(self, connection: sqlite3.Connection) -> Any:
         """Within a transaction."""
@@ -129,7 +130,7 @@ class Desk:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()
-            if call.is_large():
+            if call.is_large:
                 short_turns.begin()
             self._unanswered += 1
             self._calls.put(call)
@@ -160,7 +161,7 @@ class Desk:
                 answers = self._transact(calls)
                 with self._lock:
                     self._unanswered -= len(calls)
-                for _ in filter(Call.is_large, calls):
+                for _ in [call for call in calls if call.is_large]:
                     short_turns.end()
                 _answer([(call.loop, answer) for call, answer in zip(calls, answers, strict=True)])
         finally:
