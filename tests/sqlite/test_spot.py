@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from culm import StoreError
-from culm.commit import Commit
+from culm.commit import Commit, Held
 from culm.job import Job
+from culm.outcome import Failed, Fault
 from culm.store import Claimed, ClaimOrder, Pending
-from culm.stores.sqlite import file, spot
+from culm.stores.sqlite import file, line, spot
+from culm.stores.sqlite.address import open_sqlite
 from culm.stores.sqlite.leases import Claim
-from culm.stores.sqlite.store import SqliteStore
+from culm.stores.sqlite.plain import MOST_AT_ONCE
 from tests.sqlite.test_batches import ended, jobs
 
 HERE, THREAD = "here", "thread"
@@ -33,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Scene:
     """A store, and where each of its statements was done."""
 
-    def __init__(self, path: Path) -> None:
-        self.store = SqliteStore(path, durability="relaxed")
+    def __init__(self, path: Path, address: str) -> None:
+        self.store = open_sqlite(f"sqlite:///{path}{address}")
         self.number = 0
         self._heard: list[str] = []
 
@@ -59,9 +64,9 @@ class Scene:
         return where
 
 
-def played(path: Path, play: Any) -> Scene:
+def played(path: Path, play: Any, address: str = "?durability=relaxed") -> Scene:
     async def main() -> Scene:
-        scene = Scene(path)
+        scene = Scene(path, address)
         await scene.listen()
         await play(scene)
         await scene.store.close()
@@ -108,15 +113,122 @@ def test_a_slow_write_ends_it_until_it_is_earned_again(tmp_path: Path, monkeypat
         [jobs(*[f"{n}" for n in range(spot.SMALL + 1)])],
         [jobs(f"{n}") for n in range(spot.SMALL + 1)],
         [jobs("large", args=bytes(spot.SMALL_BYTES + 1))],
+        [jobs("large", headers={"x": "y" * spot.SMALL_BYTES})],
+        [jobs("elsewhere", queue="new")],
+        [jobs(f"{n}", priority=n % 10) for n in range(MOST_AT_ONCE + 1)],
     ],
-    ids=["many at once", "many", "large"],
+    ids=["many at once", "many", "large", "large headers", "a new queue", "many steps"],
 )
-def test_what_is_large_goes_to_the_thread(tmp_path: Path, commits: list[Commit]) -> None:
+def test_what_is_no_small_statement_goes_to_the_thread(tmp_path: Path, commits: list[Commit]) -> None:
     async def play(scene: Scene) -> None:
         await scene.earn()
         scene.where()
-        await scene.send(*commits)
+        assert set(await scene.send(*commits)) == {"applied"}
         assert scene.where() == {THREAD}
+
+    played(tmp_path / "jobs.db", play)
+
+
+def test_a_large_fault_and_a_claim_of_large_jobs_go_to_the_thread(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.send(*[jobs(f"{n}", args=bytes(20_000)) for n in range(spot.IN_A_ROW)])
+        await scene.earn()
+        scene.where()
+        deliveries = (await scene.store.claim(["default"], lease="w/1", limit=spot.IN_A_ROW, for_ms=10_000)).deliveries
+        assert len(deliveries) == spot.IN_A_ROW
+        assert THREAD in scene.where()
+        fault = Fault("ValueError", "m" * spot.SMALL_BYTES)
+        held = deliveries[0]
+        assert await scene.send(Commit(fence=Held(held.job.id, held.lease), outcome=Failed(fault))) == ["applied"]
+        assert scene.where() == {THREAD}
+
+    played(tmp_path / "jobs.db", play)
+
+
+def test_claims_that_find_nothing_earn_nothing(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        for n in range(3 * spot.IN_A_ROW):
+            await scene.store.claim(["default"], lease=f"w/{n}", limit=1, for_ms=10_000)
+        scene.where()
+        await scene.send(jobs("a"))
+        assert scene.where() == {THREAD}
+
+    played(tmp_path / "jobs.db", play)
+
+
+def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        for _ in range(3):
+            await scene.earn()
+        assert scene.where() == {THREAD}
+
+    played(tmp_path / "jobs.db", play, address="?on_loop=off&durability=relaxed")
+
+
+class Interrupted(BaseException):
+    """As a signal may raise on the main thread, at any time."""
+
+
+def test_an_interrupt_leaves_neither_the_line_taken_nor_a_transaction_open(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.earn()
+        line = scene.store._writes._line
+        interrupts, sent = 0, ["last"]
+
+        def interrupt(_: object, frame: FrameType | None) -> None:
+            nonlocal interrupts
+            while frame is not None:
+                if frame.f_code is spot.Spot.do.__code__:
+                    interrupts += 1
+                    raise Interrupted
+                frame = frame.f_back
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        for n in range(600):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.000_005 * (n % 40 + 1))
+                assert await scene.send(jobs(f"{n}"), jobs(f"{n}!", priority=n % 10)) == ["applied", "applied"]
+                sent += [f"{n}", f"{n}!"]
+            except Interrupted:
+                continue
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        assert interrupts > 20
+        async with asyncio.timeout(10):
+            await scene.store._writes.do(lambda _: None)  # what was interrupted in the middle is over
+            assert await scene.send(jobs("last")) == ["applied"]
+        assert not line.lock.locked()
+        assert line.connection is not None
+        assert not line.connection.in_transaction
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+            found = {job_id for (job_id,) in other.execute("SELECT id FROM jobs")}
+        assert found.issuperset(sent)
+
+    played(tmp_path / "jobs.db", play)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_handler_that_forks_in_the_middle_does_not_wait_for_itself(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.earn()
+        children: list[int] = []
+
+        def fork() -> bool:
+            if threading.current_thread() is threading.main_thread() and not children:
+                child = os.fork()
+                if not child:
+                    os._exit(0)
+                children.append(child)
+            return False
+
+        scene.store._writes._spot._begun = fork
+        began = time.monotonic()
+        assert await scene.send(jobs("a")) == ["applied"]
+        assert len(children) == 1
+        assert time.monotonic() - began < line.FORK_WAIT_S / 2
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0  # noqa: ASYNC222  # it has ended
+        assert isinstance(await scene.store.outcome("a"), Pending)
+        assert await scene.send(jobs("b")) == ["applied"]
 
     played(tmp_path / "jobs.db", play)
 
@@ -199,7 +311,9 @@ def test_the_log_is_checkpointed_by_the_thread_and_stays_small(tmp_path: Path, m
         seen = set()
         for n in range(300):
             await scene.send(jobs(f"{n}"))
-            (pages,) = scene.store._writes._line._connection.execute("PRAGMA wal_autocheckpoint").fetchone()  # type: ignore[union-attr]
+            connection = scene.store._writes._line.connection
+            assert connection is not None
+            (pages,) = connection.execute("PRAGMA wal_autocheckpoint").fetchone()
             seen.add((pages, *scene.where()))
         assert seen == {(50, THREAD), (0, HERE)}, "no checkpoint here"
 

@@ -132,7 +132,8 @@ class Silent(MemoryStore):
         return await super().claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
 
 
-def test_a_stop_awaits_a_claim_for_some_leases_and_not_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("lease", "hurries"), [(0.1, False), (600, True)], ids=["for some leases", "for a moment when in a hurry"])
+def test_a_stop_does_not_await_a_claim_for_ever(lease: float, hurries: bool, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         store, gate = Silent(), asyncio.Event()
         app = App(store=store)
@@ -141,14 +142,18 @@ def test_a_stop_awaits_a_claim_for_some_leases_and_not_for_ever(caplog: pytest.L
         async def ends() -> None:
             await gate.wait()
 
-        worker = app.worker(lease=0.1, heartbeat=0.03, concurrency=2, poll=0.01)
+        worker = app.worker(lease=lease, heartbeat=0.03, concurrency=2, poll=0.01)
         await worker.start()
         job = await ends.enqueue()
         await until(lambda: len(worker.held()) == 1)
         store.silent = True
         gate.set()
         await until(lambda: worker.done == 1 and store.asked == 1)
-        await worker.stop()
+        stopping = asyncio.ensure_future(worker.stop())
+        if hurries:
+            await asyncio.sleep(0)
+            worker.hurry()
+        await stopping
         assert await job.status() == "succeeded"
 
     run(main())

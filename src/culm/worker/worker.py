@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("culm.worker")
 
 SCAN_S = 0.05  # how exactly timeouts are kept
-LATE_LEASES = 4  # a stop awaits a claim for so many
+LATE_LEASES, HURRIED_S = 4, 1.0  # a stop awaits a claim for so many, one in a hurry for so long
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -198,13 +198,13 @@ class Worker:
         return Obedience(self._store, self._slots, self.queues, self._gatherer.submit, took, self._suspected, lease_ms=self._lease_ms)
 
     async def stop(self) -> None:
-        """Stop gracefully: at most the grace long, or until `hurry`. A claim that the store does not answer is awaited for some leases."""
+        """Stop gracefully: at most the grace long, or until `hurry`; before, for some leases at most, a claim that is under way."""
         if self._hurry is None:
             return
         self._claimer.stop()
         self._unready = "it is stopping"
         try:
-            await self._last_claim()
+            await self._last_claim(self._hurry)
             if self.failed is not None:
                 log.error("claimer.failed: %r; what it claimed is given back", self.failed)
             await self._slots.drain(self._grace_s, self._hurry)
@@ -215,7 +215,7 @@ class Worker:
                 await self._last_answers()
             await self._app.payloads.settle()
         finally:  # a stop that is cancelled must not leave a heart that holds leases for ever
-            for task in self._tasks:
+            for task in (self._claiming, *self._tasks):
                 task.cancel()
             if self._heart_kind == "thread":
                 self._heart.ask_to_stop()
@@ -235,13 +235,20 @@ class Worker:
             self._endpoint = None
         log.info("worker.stopped: %s, %d attempts done", self.name, self._slots.done)
 
-    async def _last_claim(self) -> None:
+    async def _last_claim(self, hurry: asyncio.Event) -> None:
         """A claim that is under way is awaited, and what it grants is given back; later than its lease it is another's.
 
         The lease may begin late: a request, and its reply, can take long.
         """
-        _, unanswered = await asyncio.wait([self._claiming], timeout=LATE_LEASES * self._lease_ms / 1000)
-        if unanswered:
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            patience_s = LATE_LEASES * self._lease_ms / 1000
+            await asyncio.wait([self._claiming, hurried], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if hurry.is_set():
+                await asyncio.wait([self._claiming], timeout=HURRIED_S)
+        finally:
+            hurried.cancel()
+        if not self._claiming.done():
             log.warning("stop: the store does not answer a claim; what it granted comes due again when its lease ends")
             self._claiming.cancel()
 

@@ -1,4 +1,4 @@
-"""`sqlite:///relative.db`, `sqlite:////absolute.db`, with `?durability=full|relaxed` and `?ledger=on`."""
+"""`sqlite:///relative.db`, `sqlite:////absolute.db`, with `?durability=full|relaxed`, `?on_loop=off` and `?ledger=on`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote
 from culm.errors import ConfigError
 from culm.stores.sqlite.store import SqliteStore
 
-_KNOWN = {"durability": ("full", "relaxed"), "ledger": ("on", "off")}
+_KNOWN = {"durability": ("full", "relaxed"), "on_loop": ("on", "off"), "ledger": ("on", "off")}
 
 
 def open_sqlite(url: str) -> SqliteStore:
@@ -22,7 +22,7 @@ def open_sqlite(url: str) -> SqliteStore:
             what = f"{name}={value}" if name in _KNOWN else repr(name)  # what is unknown may be a secret
             raise ConfigError(f"unknown option {what} in the address of {path}; the options are {known}")
     durability: Literal["full", "relaxed"] = "relaxed" if options.get("durability") == "relaxed" else "full"
-    return SqliteStore(path, durability=durability, ledger=options.get("ledger") == "on")
+    return SqliteStore(path, durability=durability, ledger=options.get("ledger") == "on", on_loop=options.get("on_loop") != "off")
 
 
 def file_of(url: str) -> Path:

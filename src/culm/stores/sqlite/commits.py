@@ -7,7 +7,7 @@ nothing of it was written yet: the commits that do not pass leave it, and go one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from sqlite3 import Connection, IntegrityError
 
 import msgspec
@@ -15,13 +15,13 @@ import msgspec
 from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
 from culm.job import Job, decode_job, encode_job
-from culm.outcome import Succeeded
+from culm.outcome import Succeeded, encode_outcome
 from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
 from culm.stores.sqlite.plain import SEND_ONE, Plain, Steps, due_of
 from culm.stores.sqlite.rows import Rows
-from culm.stores.sqlite.spot import SMALL, SMALL_BYTES
+from culm.stores.sqlite.spot import SMALL_BYTES
 from culm.stores.sqlite.sql import SQL
 
 _encode_refused = msgspec.msgpack.Encoder().encode
@@ -41,14 +41,15 @@ class Commits:
         self._ledger = ledger
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
 
-    def at_once(self, commits: Sequence[Commit], batch: BatchId | None = None) -> list[Committed] | None:
+    def at_once(self, commits: Sequence[Commit], batch: BatchId | None = None, *, on_the_spot: bool = False) -> list[Committed] | None:
         """All of them in one statement, if they are plain and pass its checks; else None, and nothing was done.
 
         Args:
             batch: is remembered in the same statement.
+            on_the_spot: nor may any other statement be needed, as for a new queue, or for very many steps.
         """
         plain = Plain.of(commits)
-        if plain is None:
+        if plain is None or (on_the_spot and not all(self._lanes.knows(jobs[0].queue) for jobs in plain.sends)):
             return None
         if batch is not None and len(commits) == 1 and plain.only is not None:
             return ["applied"] if self._send_one(plain.only, batch) else None
@@ -62,7 +63,7 @@ class Commits:
             steps.end(way, ended, rids)
         for jobs in plain.sends:
             steps.send(jobs)
-        if not steps.write():
+        if (on_the_spot and steps.are_many) or not steps.write():
             return None
         for (lease, _, _), ended in plain.ends.items():
             self._leases.forget(lease, ended.ids)
@@ -178,19 +179,24 @@ class Commits:
             return ""  # hostile bytes: they are nobody's task, so every send under this id conflicts
 
 
-def how_many_small(commits: Sequence[Commit]) -> int:
-    """How many jobs they send or end; 0: many, or large ones."""
-    jobs = size = 0
-    if len(commits) > SMALL:
-        return 0
+def how_many(commits: Sequence[Commit]) -> int:
+    """How many jobs they send or end."""
+    return sum([len(commit.send) + (commit.fence is not None) for commit in commits])
+
+
+def are_short(commits: Sequence[Commit]) -> bool:
+    """What they write are few bytes."""
+    size = 0
     for commit in commits:
-        jobs += len(commit.send) + (commit.fence is not None)
-        if jobs > SMALL:
-            return 0
-        size += sum([len(job.args) for job in commit.send])
-        if isinstance(commit.outcome, Succeeded):
+        for job in commit.send:
+            size += len(job.args)
+            if job.headers:
+                size += sum(map(len, chain(job.headers, job.headers.values())))
+        if type(commit.outcome) is Succeeded:
             size += len(commit.outcome.value)
-    return jobs if size <= SMALL_BYTES else 0
+        elif commit.outcome is not None:
+            size += len(encode_outcome(commit.outcome))
+    return size <= SMALL_BYTES
 
 
 def _is_plain(commit: Commit) -> bool:

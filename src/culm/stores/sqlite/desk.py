@@ -17,13 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from culm.errors import StoreError, StoreUnavailable
 from culm.stores.sqlite.line import Line
-from culm.stores.sqlite.spot import Spot
+from culm.stores.sqlite.spot import Small, Spot
 from culm.stores.sqlite.turns import short_turns
 
 T = TypeVar("T")
@@ -44,17 +43,17 @@ class Call:
     """What somebody asks of a desk.
 
     Attributes:
-        jobs: how many `at_once` writes, if they are few and small.
-        is_large: it writes more than that, so others have time for something else meanwhile.
+        small: the same for the spot, if it may be done there.
+        is_large: it writes so many jobs that others have time for something else meanwhile.
     """
 
-    def __init__(self, work: Work, at_once: Work | None, jobs: int) -> None:
+    def __init__(self, work: Work, at_once: Work | None, small: Small | None, *, is_large: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self._work = work
         self._at_once = at_once
-        self.jobs = jobs
-        self.is_large = at_once is not None and not jobs
+        self.small = small
+        self.is_large = is_large
 
     @property
     def is_short(self) -> bool:
@@ -106,19 +105,24 @@ class Desk:
         self._closed = False
 
     async def do(
-        self, work: Callable[[sqlite3.Connection], T], at_once: Callable[[sqlite3.Connection], T | None] | None = None, *, jobs: int = 0
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        at_once: Callable[[sqlite3.Connection], T | None] | None = None,
+        *,
+        small: Small | None = None,
+        is_large: bool = False,
     ) -> T:
         """The work's result, once its transaction is committed. Raises StoreUnavailable (it may have happened) and StoreError.
 
         Args:
             at_once: does the same, all or nothing, without a transaction around it, and is tried first; None: it cannot, and did nothing.
-            jobs: how many `at_once` writes, if they are few and small: then it may be done on the spot.
+            small: the same, where it may be done on the spot.
+            is_large: it writes so many jobs that others have time for something else meanwhile.
         """
-        if jobs and at_once is not None and not self._unanswered and not self._closed:
-            found = self._spot.do(at_once, jobs)
-            if found is not None:
-                return found
-        call = Call(work, at_once, jobs)
+        if small is not None and not self._unanswered and not self._closed and (found := self._spot.do(small)) is not None:
+            done: T = found
+            return done
+        call = Call(work, at_once, small, is_large=is_large)
         self._put(call)
         result: T = await call.future
         return result
@@ -130,10 +134,10 @@ class Desk:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="culm-sqlite", daemon=True)
                 self._thread.start()
+            self._calls.put(call)
+            self._unanswered += 1
             if call.is_large:
                 short_turns.begin()
-            self._unanswered += 1
-            self._calls.put(call)
 
     async def close(self) -> None:
         with self._lock:
@@ -193,6 +197,8 @@ class Desk:
         while calls:
             with self._line as connection:
                 self._spot.left(connection)
+                if connection.in_transaction:  # of somebody who was interrupted: what joined it would never be committed
+                    connection.rollback()
                 try:
                     if short and (result := self._done_at_once(connection, calls[0])) is not None:
                         return [result]
@@ -201,7 +207,7 @@ class Desk:
                 except sqlite3.OperationalError as e:
                     if not _is_busy(e) or time.monotonic() > give_up_at:
                         raise
-                    self._spot.measured(inf, 0)
+                    self._spot.was_slow()
                     short = False  # to put a statement together only to hear that the file is locked costs more than to ask for the lock
                 else:
                     return self._done_all(connection, calls)
@@ -213,8 +219,8 @@ class Desk:
         takes_longer = self._begun()
         result = call.do_at_once(connection)
         if result is not None:
-            if call.jobs and not takes_longer:
-                self._spot.measured(time.perf_counter() - started, call.jobs)
+            if call.small is not None and not takes_longer:
+                self._spot.measured(time.perf_counter() - started, call.small)
             self._done(True)
         return result
 

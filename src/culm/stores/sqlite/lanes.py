@@ -29,6 +29,10 @@ class Lanes:
             lane = self._lanes[queue, priority] = self._qids[queue] * 10 + 9 - priority
         return lane
 
+    def knows(self, queue: str) -> bool:
+        """Its lanes need no question."""
+        return queue in self._qids
+
     def queue_of(self, execute: Execute, lane: int) -> str:
         if lane // 10 not in self._names:
             for qid, name in execute(SQL["queue_names"]).fetchall():

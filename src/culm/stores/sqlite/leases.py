@@ -74,7 +74,18 @@ class Leases:
 class Claim:
     """One claim, inside a transaction of the writing desk."""
 
-    def __init__(self, connection: Connection, lanes: Lanes, now: int, rung: set[str], *, lease: str, for_ms: int, ledger: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        lanes: Lanes,
+        now: int,
+        rung: set[str],
+        *,
+        lease: str,
+        for_ms: int,
+        ledger: bool,
+        room: int = MAX_BYTES,
+    ) -> None:
         self._sql = connection.execute
         self._lanes = lanes
         self._now = now
@@ -82,7 +93,7 @@ class Claim:
         self._until = now + for_ms
         self._rows = Rows(connection, lanes, now, rung, ledger=ledger)
         self._lid = -1
-        self._room = MAX_BYTES  # of bodies in this claim
+        self._room = room  # bytes of bodies in this claim
         self.rids: dict[str, int] = {}
 
     def at_once(self, queues: Sequence[str], *, limit: int, order: ClaimOrder) -> Claimed | None:

@@ -9,6 +9,7 @@ A transaction that does not end within `FORK_WAIT_S` does not stop the fork: the
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ from typing import Protocol
 from weakref import WeakSet
 
 from culm.errors import StoreError
+
+log = logging.getLogger("culm.sqlite")
 
 FORK_WAIT_S = 15.0  # longer than anybody waits for a lock of the file
 
@@ -37,75 +40,72 @@ class Line:
     Args:
         path: the file.
         connect: opens the connection, for use by any thread.
+
+    Attributes:
+        lock: whoever has it may use the connection.
+        connection: None: not open now.
+        owner: the thread that has the lock, if that never leaves a transaction open: it may fork in the middle, in the handler of a signal.
     """
 
     def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = os.path.realpath(path)
         self._connect = connect
-        self._connection: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
-        self._parked = False
+        self.connection: sqlite3.Connection | None = None
+        self.lock = threading.Lock()
+        self.owner = 0
+        self._parked = self._is_own = False
         with _lines_lock:
             _lines.add(self)
 
     def __enter__(self) -> sqlite3.Connection:
         """Raises sqlite3.Error when it cannot be opened, StoreError when this process may not use the file."""
-        self._lock.acquire()
+        self.lock.acquire()
+        self.owner = 0
         try:
-            if self._connection is None:
+            if self.connection is None:
                 if self._path in _lost:
                     raise StoreError(
                         f"this process was forked while its parent was writing {self._path} for more than {FORK_WAIT_S:g} s, "
                         "and cannot use that file; fork earlier, or start a new process instead (multiprocessing: 'spawn')"
                     )
-                self._connection = self._connect()
+                self.connection = self._connect()
         except BaseException:
-            self._lock.release()
+            self.lock.release()
             raise
-        return self._connection
+        return self.connection
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def if_free(self) -> sqlite3.Connection | None:
-        """The connection, if it is open and nobody uses it; to be given back."""
-        if not self._lock.acquire(blocking=False):
-            return None
-        connection = self._connection
-        if connection is None:
-            self._lock.release()
-        return connection
-
-    def give_back(self) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def close(self) -> None:
-        with self._lock:
+        with self.lock:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
 
     # -- around a fork ------------------------------------------------------------------------------------------------------
 
     def park(self, patience_s: float) -> None:
-        self._parked = self._lock.acquire(timeout=patience_s)
+        self._is_own = self.lock.locked() and self.owner == threading.get_ident()
+        self._parked = self._is_own or self.lock.acquire(timeout=patience_s)
         if self._parked:
             self._hang_up()
 
     def go_on(self) -> None:
         if self._parked:
             self._parked = False
-            self._lock.release()
+            if not self._is_own:
+                self.lock.release()
 
     def begin_anew(self) -> None:
         if not self._parked:
             _lost.add(self._path)
-            _never_closed.append(self._connection)  # to close it would undo the parent's transaction
-            self._connection = None
-        self._parked, self._lock = False, threading.Lock()
+            _never_closed.append(self.connection)  # to close it would undo the parent's transaction
+            self.connection = None
+        self._parked, self.owner, self.lock = False, 0, threading.Lock()
 
 
 _lines: WeakSet[Line] = WeakSet()
@@ -138,8 +138,11 @@ def _after_in_child() -> None:
     _lines_lock = threading.Lock()
     for line in _lines:
         line.begin_anew()
-    for what in _told:
-        what.forked()
+    for what in list(_told):
+        try:
+            what.forked()
+        except Exception:  # the others must begin anew, too
+            log.exception("sqlite.fork: %r", what)
 
 
 os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -162,11 +162,16 @@ class Steps:
             columns = joined(some) if size is None else (b"".join(some), None)
             self._add("sent", number=n, at=self._now, ids=as_json(ids[piece]), lane=lane, due=due, first=size, bodies=columns)
 
+    @property
+    def are_many(self) -> bool:
+        """One statement does not hold them."""
+        return len(self._steps) > MOST_AT_ONCE
+
     def write(self) -> bool:
         """All of it, together; or say that a check refused it: then nothing was written."""
         steps, execute = self._steps, self._connection.execute
         try:
-            with nullcontext() if len(steps) <= MOST_AT_ONCE else _together(self._connection):
+            with nullcontext() if not self.are_many else _together(self._connection):
                 for n in range(0, len(steps), MOST_AT_ONCE):
                     part = steps[n : n + MOST_AT_ONCE]
                     execute(_WRITE + ", ".join([_ROW] * len(part)), [value for step in part for value in step])

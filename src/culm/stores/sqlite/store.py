@@ -38,14 +38,15 @@ from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
 from culm.stores.sqlite.blobs import SqliteBlobs
-from culm.stores.sqlite.commits import Commits, how_many_small
+from culm.stores.sqlite.columns import MAX_BYTES
+from culm.stores.sqlite.commits import Commits, are_short, how_many
 from culm.stores.sqlite.desk import Desk
 from culm.stores.sqlite.file import SCHEMA, Reserve, connect, connect_to_write, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
 from culm.stores.sqlite.line import Line, tell_of_forks
 from culm.stores.sqlite.rows import Rows
-from culm.stores.sqlite.spot import SMALL
+from culm.stores.sqlite.spot import SMALL, SMALL_BYTES, Small
 from culm.stores.sqlite.sql import SQL
 from culm.stores.sqlite.watch import Watch
 
@@ -67,12 +68,15 @@ class SqliteStore:
         durability: "full" survives a power cut (synchronous=FULL), "relaxed" a crash of the process (NORMAL).
         clock: the store's clock.
         ledger: write a row into `ledger` with every final commit, in its transaction: for tests and demonstrations.
+        on_loop: do small writes on the event loop as long as the disk is quick. A disk that hangs then stops the loop; else never.
 
     Raises:
         ConfigError: the path cannot be written, or the file is something else, or newer. StoreUnavailable: it is locked.
     """
 
-    def __init__(self, path: str | Path, *, durability: Durability = "full", clock: Clock | None = None, ledger: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, durability: Durability = "full", clock: Clock | None = None, ledger: bool = False, on_loop: bool = True
+    ) -> None:
         if durability not in ("full", "relaxed"):
             raise ConfigError(f"durability must be 'full' or 'relaxed', got {durability!r}")
         self.path = Path(path).absolute()
@@ -80,6 +84,7 @@ class SqliteStore:
         prepare(self.path)
         self._now = (clock or SystemClock()).now_ms
         self._ledger = ledger
+        self._on_loop = on_loop
         self._lanes = Lanes()
         self._leases = Leases()
         self._bells = Bells()
@@ -120,21 +125,30 @@ class SqliteStore:
         def applying(connection: sqlite3.Connection) -> Commits:
             return Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
 
-        jobs = how_many_small(commits)
-        return await self._writes.do(lambda c: applying(c).apply(commits, batch), lambda c: applying(c).at_once(commits, batch), jobs=jobs)
+        jobs, small = how_many(commits), None
+        if self._on_loop and jobs <= SMALL and are_short(commits):
+            small = Small(lambda c: applying(c).at_once(commits, batch, on_the_spot=True), jobs, counts=True)
+        return await self._writes.do(
+            lambda c: applying(c).apply(commits, batch),
+            lambda c: applying(c).at_once(commits, batch),
+            small=small,
+            is_large=jobs > SMALL,
+        )
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
-        def claim(connection: sqlite3.Connection) -> Claim:
-            return Claim(connection, self._lanes, self._now(), self._rung, lease=lease, for_ms=for_ms, ledger=self._ledger)
+        def claim(connection: sqlite3.Connection, room: int = MAX_BYTES) -> Claim:
+            return Claim(connection, self._lanes, self._now(), self._rung, lease=lease, for_ms=for_ms, ledger=self._ledger, room=room)
 
-        def at_once(connection: sqlite3.Connection) -> tuple[Claimed, Claim] | None:
-            claimed = (first := claim(connection)).at_once(queues, limit=limit, order=order)
+        def at_once(connection: sqlite3.Connection, room: int = MAX_BYTES) -> tuple[Claimed, Claim] | None:
+            claimed = (first := claim(connection, room)).at_once(queues, limit=limit, order=order)
             return None if claimed is None else (claimed, first)
 
         def work(connection: sqlite3.Connection) -> tuple[Claimed, Claim]:
             return (again := claim(connection)).take(queues, limit=limit, order=order), again
 
-        claimed, done = await self._writes.do(work, at_once, jobs=limit if limit <= SMALL else 0)
+        # A claim that finds nothing does not reach the disk.
+        small = Small(lambda c: at_once(c, SMALL_BYTES), limit, counts=False) if self._on_loop and limit <= SMALL else None
+        claimed, done = await self._writes.do(work, at_once, small=small, is_large=limit > SMALL)
         if done.rids:
             self._leases.learn(lease, done.rids)
         return claimed

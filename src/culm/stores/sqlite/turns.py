@@ -26,23 +26,26 @@ class ShortTurns:
 
     def begin(self) -> None:
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            if not self._users:
                 self._usual = sys.getswitchinterval() + ROUNDING_S
                 sys.setswitchinterval(min(TURN_S, self._usual))
                 self._short = sys.getswitchinterval()
+            self._users += 1
 
     def end(self) -> None:
         with self._lock:
+            if self._users == 1:
+                self._usual_again()
             self._users -= 1
-            if self._users == 0 and sys.getswitchinterval() == self._short:  # else somebody has set it meanwhile
-                sys.setswitchinterval(self._usual)
 
     def forked(self) -> None:
         """In the child of a fork: the threads that used them are the parent's."""
-        if self._users:
-            sys.setswitchinterval(self._usual)
         self._lock, self._users = threading.Lock(), 0
+        self._usual_again()
+
+    def _usual_again(self) -> None:
+        if sys.getswitchinterval() == self._short:  # else somebody has set it meanwhile
+            sys.setswitchinterval(self._usual)
 
 
 short_turns = ShortTurns()
