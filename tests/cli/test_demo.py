@@ -84,7 +84,7 @@ def test_the_demo_of_an_empty_folder_works(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_demo_leaves_nothing_behind(shell: Shell) -> None:
-    tree(shell.folder / "tree", 3_000)  # more than are done before the signal comes
+    os.truncate(tree(shell.folder / "tree", 3_000) / "file-2998", 100 << 30)  # it is not read to its end before the signal comes
     demo = shell.start("demo", "tree", "--kill", "--json", "--store", "kept.db")
     demo.line("killed worker")
     with closing(sqlite3.connect(shell.folder / "kept.db")) as connection:

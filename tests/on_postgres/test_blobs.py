@@ -55,7 +55,7 @@ async def test_large_arguments_and_results_lie_in_the_database_and_go_with_their
         return [int(servers.postgres().ask(f"SELECT count(*) FROM {parse(url).schema}.blobs")[0][0]) for url in urls]
 
     async with app, app.worker():
-        jobs = [await echo.enqueue(BIG + bytes([n])) for n in range(6)]
+        jobs = [await echo.using(id=f"job-{n}").enqueue(BIG + bytes([n])) for n in range(6)]  # known ids, so that each partition has some
         assert [await job.result(timeout=30) == BIG + bytes([n]) for n, job in enumerate(jobs)] == [True] * 6
         while sum(kept()) > 6:  # the results; the arguments go when their jobs have ended
             await asyncio.sleep(0.05)
