@@ -84,13 +84,15 @@ def test_the_demo_of_an_empty_folder_works(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_demo_leaves_nothing_behind(shell: Shell) -> None:
-    os.truncate(tree(shell.folder / "tree", 3_000) / "file-2998", 100 << 30)  # it is not read to its end before the signal comes
+    os.truncate(
+        tree(shell.folder / "tree", 3_000) / "file-2998", 1 << 30
+    )  # reading that takes a second: the signal is first
     demo = shell.start("demo", "tree", "--kill", "--json", "--store", "kept.db")
     demo.line("killed worker")
-    with closing(sqlite3.connect(shell.folder / "kept.db")) as connection:
-        workers = [msgspec.msgpack.decode(info, type=WorkerInfo).pid for (info,) in connection.execute("SELECT info FROM workers")]
     demo.signal(signal.SIGINT)
     assert demo.end() == 130
+    with closing(sqlite3.connect(shell.folder / "kept.db")) as connection:
+        workers = [msgspec.msgpack.decode(info, type=WorkerInfo).pid for (info,) in connection.execute("SELECT info FROM workers")]
     assert len(workers) >= 2
     assert all(gone(pid) for pid in workers)
     assert not any("Traceback" in line for line in demo.lines)

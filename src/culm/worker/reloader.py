@@ -8,6 +8,8 @@ goes on with the code that it has; a worker that cannot start has said why, and 
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
 import os
 import select
@@ -82,7 +84,7 @@ class Reloader:
         self._stamps = {file: stamp(file) for file in self._stamps}
         self._tree = {file: stamp(file) for file in _python_files(self._here)}
         self._kill_at = None
-        # Bytecode is judged by whole seconds: of two changes within one, the first would go on running.
+        # Bytecode is judged by whole seconds: of two changes within one, the first would go on running. Others write it, too.
         env = os.environ | {PARENT: str(os.getpid()), IMPORTED: str(self._told), "PYTHONDONTWRITEBYTECODE": "1"}
         self._process = subprocess.Popen(self._command, env=env, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
 
@@ -124,6 +126,7 @@ class Reloader:
             log.error("reload.waits: %s; nothing is started until it changes again", wrong)
             return
         log.info("reload.restarts: %s changed", ", ".join(sorted(changed)[:5]))
+        _forget_bytecode(changed)
         if self._process is None:
             self._start()
         else:
@@ -134,6 +137,12 @@ def _python_files(here: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(here):
         folders[:] = [f for f in folders if f not in NOT_OURS and not f.startswith(".") and not Path(folder, f, "pyvenv.cfg").exists()]
         yield from (os.path.join(folder, file) for file in files if file.endswith(".py"))
+
+
+def _forget_bytecode(files: Iterable[str]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError, NotImplementedError):
+            os.unlink(importlib.util.cache_from_source(file))
 
 
 def _first_error(files: Iterable[str]) -> str | None:
