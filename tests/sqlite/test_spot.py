@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import os
-import signal
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import closing
@@ -169,37 +170,51 @@ class Interrupted(BaseException):
     """As a signal may raise on the main thread, at any time."""
 
 
+NO_SIGNALS = ("with ", "try:")  # these call nothing of their own, and only after a call signals are looked for
+
+
+class InterruptAt:
+    """Raises before the nth line that is done on the spot."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        above: FrameType | None = frame
+        while above is not None and above.f_code is not spot.Spot.do.__code__:
+            above = above.f_back
+        if above is None:
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not source.lstrip().startswith(NO_SIGNALS):
+            self.left -= 1
+            if not self.left:
+                raise Interrupted
+        return self
+
+
 def test_an_interrupt_leaves_neither_the_line_taken_nor_a_transaction_open(tmp_path: Path) -> None:
     async def play(scene: Scene) -> None:
         await scene.earn()
-        line = scene.store._writes._line
-        interrupts, sent = 0, ["last"]
-
-        def interrupt(_: object, frame: FrameType | None) -> None:
-            nonlocal interrupts
-            while frame is not None:
-                if frame.f_code is spot.Spot.do.__code__:
-                    interrupts += 1
-                    raise Interrupted
-                frame = frame.f_back
-
-        before = signal.signal(signal.SIGALRM, interrupt)
-        for n in range(600):
+        line, sent, nth, interrupts = scene.store._writes._line, ["last"], 0, 0
+        while nth == interrupts:  # each line has been interrupted when one more is never reached
+            nth += 1
+            sys.settrace(InterruptAt(nth))
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.000_005 * (n % 40 + 1))
-                assert await scene.send(jobs(f"{n}"), jobs(f"{n}!", priority=n % 10)) == ["applied", "applied"]
-                sent += [f"{n}", f"{n}!"]
+                await scene.send(jobs(f"{nth}"), jobs(f"{nth}!", priority=8))
+                sent += [f"{nth}", f"{nth}!"]
             except Interrupted:
-                continue
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+                interrupts += 1
+            finally:
+                sys.settrace(None)
+            assert not line.lock.locked()
+            assert line.connection is not None
+            assert not line.connection.in_transaction
+            async with asyncio.timeout(10):
+                assert await scene.send(jobs(f"after {nth}")) == ["applied"]
+            sent.append(f"after {nth}")
         assert interrupts > 20
-        async with asyncio.timeout(10):
-            await scene.store._writes.do(lambda _: None)  # what was interrupted in the middle is over
-            assert await scene.send(jobs("last")) == ["applied"]
-        assert not line.lock.locked()
-        assert line.connection is not None
-        assert not line.connection.in_transaction
+        assert await scene.send(jobs("last")) == ["applied"]
         with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
             found = {job_id for (job_id,) in other.execute("SELECT id FROM jobs")}
         assert found.issuperset(sent)
