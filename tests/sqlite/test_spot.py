@@ -319,7 +319,7 @@ def test_a_claim_that_fails_after_it_was_granted_is_found_again(tmp_path: Path, 
 
 
 def test_the_log_is_checkpointed_by_the_thread_and_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(file, "CHECKPOINT_BYTES", 50 * file.PAGE_BYTES)
     monkeypatch.setattr(spot, "MOST_PAGES", 40)
 
     async def play(scene: Scene) -> None:
@@ -336,13 +336,13 @@ def test_the_log_is_checkpointed_by_the_thread_and_stays_small(tmp_path: Path, m
 
 
 def test_the_log_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(file, "CHECKPOINT_BYTES", 50 * file.PAGE_BYTES)
     monkeypatch.setattr(spot, "MOST_PAGES", 40)
 
     async def play(scene: Scene) -> None:
         for n in range(1_000):
             await scene.send(jobs(f"{n}"))
-        pages = (tmp_path / "jobs.db-wal").stat().st_size / 4096
+        pages = (tmp_path / "jobs.db-wal").stat().st_size / file.PAGE_BYTES
         assert pages < 250, "a thousand of them write four thousand pages"
 
     played(tmp_path / "jobs.db", play)

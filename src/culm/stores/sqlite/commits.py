@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, groupby
-from sqlite3 import Connection, IntegrityError
+from sqlite3 import Connection
 
 import msgspec
 
 from culm.commit import BatchId, Commit, Committed
 from culm.errors import StoreError
-from culm.job import Job, decode_job, encode_job
+from culm.job import decode_job
 from culm.outcome import Succeeded, encode_outcome
 from culm.stores.sqlite.columns import as_json
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Leases
-from culm.stores.sqlite.plain import SEND_ONE, Plain, Steps, due_of
+from culm.stores.sqlite.plain import Plain, Steps
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.spot import SMALL_BYTES
 from culm.stores.sqlite.sql import SQL
@@ -51,8 +51,6 @@ class Commits:
         plain = Plain.of(commits)
         if plain is None or (on_the_spot and not all(self._lanes.knows(jobs[0].queue) for jobs in plain.sends)):
             return None
-        if batch is not None and len(commits) == 1 and plain.only is not None:
-            return ["applied"] if self._send_one(plain.only, batch) else None
         steps = Steps(self._connection, self._lanes, self._now, ledger=self._ledger)
         if batch is not None:
             steps.remember(batch)
@@ -117,16 +115,6 @@ class Commits:
                 odd.add(n)
             taken.update(sent)
         return odd
-
-    def _send_one(self, job: Job, batch: BatchId) -> bool:
-        lane, due = self._lanes.lane(self._sql, job.queue, job.priority), due_of(job.after_ms, job.at_ms, self._now)
-        try:
-            self._sql(SEND_ONE, (*batch, self._now, job.id, lane, due, encode_job(job)))
-        except IntegrityError:
-            return False
-        if due is not None:
-            self._rung.add(job.queue)
-        return True
 
     # -- one by one ---------------------------------------------------------------------------------------------------------
 

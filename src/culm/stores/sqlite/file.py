@@ -17,7 +17,8 @@ APPLICATION_ID = 0x63756C6D  # "culm"
 SCHEMA = 1
 OLDEST = (3, 38, 0)  # the first that reads JSON with ->>; RETURNING and UPDATE ... FROM are older
 BUSY_MS = 10_000
-CHECKPOINT_PAGES = 4_000  # 16 MiB of WAL
+PAGE_BYTES = 2048  # of a new file: one send changes four pages, and each goes to the disk whole
+CHECKPOINT_BYTES = 16 << 20  # of WAL
 RESERVE_BYTES = 1 << 20
 RESERVE_EVERY = 8  # transactions: most do not let the log grow
 
@@ -34,7 +35,8 @@ def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Conne
 
 
 def checkpoint_after_commits(connection: sqlite3.Connection, *, yes: bool) -> None:
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if yes else 0}")
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes if yes else 0}")
 
 
 def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:
@@ -121,6 +123,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
     if ours:
         return
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
     if not _is_ours(connection, path):  # another process may have made it meanwhile

@@ -16,7 +16,6 @@ from culm.stores.sqlite.columns import as_json, joined, pieces
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.rows import ENDED
 
-SEND_ONE = "INSERT INTO sends VALUES (?, ?, ?, ?, ?, ?, ?)"
 MOST_AT_ONCE = 32  # steps of one statement: one that has another number of them has to be prepared and remembered, too
 
 _WRITE = "INSERT INTO writes VALUES "
@@ -38,11 +37,6 @@ class Plain(Struct):
 
     ends: dict[Way, Ended]
     sends: list[list[Job]]  # those that follow one another and have the same queue, priority and delay
-
-    @property
-    def only(self) -> Job | None:
-        """They send this job and do nothing else."""
-        return self.sends[0][0] if not self.ends and len(self.sends) == 1 and len(self.sends[0]) == 1 else None
 
     @classmethod
     def of(cls, commits: Sequence[Commit]) -> Plain | None:
@@ -77,11 +71,16 @@ class Plain(Struct):
         return cls(ends, sends)
 
 
+def is_plain_root(job: Job) -> bool:
+    """A root whose end no join hears of; its id must survive being JSON, which SQLite cuts at a NUL."""
+    return not job.topic and "~" not in job.id and "\0" not in job.id
+
+
 def _sorted(jobs: Sequence[Job], sends: list[list[Job]]) -> bool:
-    """Whether all are roots whose end no join hears of; an id must survive being JSON, which SQLite cuts at a NUL."""
+    """Whether all are plain."""
     last = sends[-1][-1] if sends else None
     for job in jobs:
-        if job.topic or "~" in job.id or "\0" in job.id:
+        if not is_plain_root(job):
             return False
         if (
             last is None

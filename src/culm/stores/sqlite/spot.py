@@ -26,7 +26,7 @@ SMALL = 128  # jobs that are sent, ended or claimed together
 SMALL_BYTES = 64 * 1024  # of them
 QUICK_S, QUICK_EACH_S = 0.000_75, 0.000_01  # for the write, and for each job in it
 IN_A_ROW = 4  # quick ones on the thread, before one is done on the spot
-MOST_PAGES = 2_000  # written on the spot, by guess; then the thread writes one all the same, and checkpoints if it is time
+MOST_PAGES = 4_000  # written on the spot, by guess; then the thread writes one all the same, and checkpoints if it is time
 
 
 class Small(NamedTuple):

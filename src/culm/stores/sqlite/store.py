@@ -37,6 +37,7 @@ from culm.store import (
 from culm.stores.bells import Bells
 from culm.stores.sqlite import leases as leasing
 from culm.stores.sqlite import reads, upkeep
+from culm.stores.sqlite.alone import send_alone, sent_alone
 from culm.stores.sqlite.blobs import SqliteBlobs
 from culm.stores.sqlite.columns import MAX_BYTES
 from culm.stores.sqlite.commits import Commits, are_short, how_many
@@ -125,15 +126,20 @@ class SqliteStore:
         def applying(connection: sqlite3.Connection) -> Commits:
             return Commits(connection, self._lanes, self._leases, self._now(), self._rung, ledger=self._ledger)
 
-        jobs, small = how_many(commits), None
-        if self._on_loop and jobs <= SMALL and are_short(commits):
-            small = Small(lambda c: applying(c).at_once(commits, batch, on_the_spot=True), jobs, counts=True)
-        return await self._writes.do(
-            lambda c: applying(c).apply(commits, batch),
-            lambda c: applying(c).at_once(commits, batch),
-            small=small,
-            is_large=jobs > SMALL,
-        )
+        def at_once(connection: sqlite3.Connection) -> list[Committed] | None:
+            if job is not None:
+                return send_alone(connection, self._lanes, self._now(), self._rung, job, batch)
+            return applying(connection).at_once(commits, batch)
+
+        def on_the_spot(connection: sqlite3.Connection) -> list[Committed] | None:
+            if job is not None:
+                return at_once(connection) if self._lanes.knows(job.queue) else None
+            return applying(connection).at_once(commits, batch, on_the_spot=True)
+
+        job = sent_alone(commits)
+        jobs = 1 if job is not None else how_many(commits)
+        small = Small(on_the_spot, jobs, counts=True) if self._on_loop and jobs <= SMALL and are_short(commits) else None
+        return await self._writes.do(lambda c: applying(c).apply(commits, batch), at_once, small=small, is_large=jobs > SMALL)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         def claim(connection: sqlite3.Connection, room: int = MAX_BYTES) -> Claim:
