@@ -319,6 +319,13 @@ class Laned(Protocol):
 
 
 @runtime_checkable
+class InOrder(Protocol):
+    """A store that applies what one event loop asks of it in the order in which it was asked; it need not have answered the former."""
+
+    in_order: Literal[True]
+
+
+@runtime_checkable
 class TellsGrants(Protocol):
     """A store that makes several claims of one: asking it once more under that lease elsewhere does not find all."""
 

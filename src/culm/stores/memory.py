@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Literal
 
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
@@ -47,6 +48,8 @@ class MemoryStore:
         clock: the store's clock; leases and delays are judged by it alone.
         ledger: receives (job id, lease) of each final commit, for tests.
     """
+
+    in_order: Literal[True] = True
 
     def __init__(self, clock: Clock | None = None, *, ledger: list[tuple[str, str]] | None = None) -> None:
         self._clock = clock or SystemClock()

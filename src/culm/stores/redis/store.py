@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -92,6 +93,8 @@ class RedisStore:
     Raises:
         ConfigError: at first use; the server is too old, a replica, may drop keys, or refuses the user.
     """
+
+    in_order: Literal[True] = True
 
     def __init__(
         self, address: Address, *, clock: Clock | None = None, rng: random.Random | None = None, cluster: Cluster | None = None
