@@ -31,7 +31,7 @@ from culm.middleware import Middleware, check_middleware
 from culm.options import Options, TaskOptions, changed, check_name, check_process
 from culm.payload import Offload, Payloads
 from culm.retry import as_retry
-from culm.store import CANCELS, FullStore, Hint, InOrder
+from culm.store import CANCELS, FullStore, Hint
 from culm.stores.open import default_url, open_store, settled
 from culm.sync import Portal
 from culm.task import AnyTask, AsyncTask, Bound, Task
@@ -100,7 +100,7 @@ class App:
         self._opening = threading.Lock()
         _apps.add(self)
         self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gathering] | None = None  # nearly every call comes from one loop
-        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Gathering]] = WeakKeyDictionary()  # one or two for each loop
+        self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = WeakKeyDictionary()
 
     # -- tasks --------------------------------------------------------------------------------------------------------------
 
@@ -268,22 +268,11 @@ class App:
         latest = self._latest  # once: another thread may change it meanwhile
         if latest is not None and latest[0]() is loop:
             return latest[1]
-        gatherers = self._gatherers.get(loop)
-        if gatherers is None or gatherers[0].store is not self.store:
-            gatherers = self._gatherers[loop] = [self._new_gatherer()]
-        self._latest = (weakref.ref(loop), gatherers[0])
-        return gatherers[0]
-
-    def gatherers(self) -> list[Gathering]:
-        """The same and another, whose batches are under way together; only the first where the store would not keep their order."""
-        first = self.gatherer()
-        both = self._gatherers[asyncio.get_running_loop()]
-        if len(both) == 1 and isinstance(first.store, InOrder):
-            both.append(self._new_gatherer())
-        return both
-
-    def _new_gatherer(self) -> Gathering:
-        return gathering(self.store, client=f"app-{self.new_id()}", rng=self.rng)
+        gatherer = self._gatherers.get(loop)
+        if gatherer is None or gatherer.store is not self.store:
+            gatherer = self._gatherers[loop] = gathering(self.store, client=f"app-{self.new_id()}", rng=self.rng, two=True)
+        self._latest = (weakref.ref(loop), gatherer)
+        return gatherer
 
     def _forked(self) -> None:
         """In the child of a fork: its parent's threads are not here, and its parent's ids must not be made twice."""
@@ -306,7 +295,8 @@ class App:
 
         A store that was handed in stays open: it belongs to whoever opened it.
         """
-        for gatherer in self._gatherers.pop(asyncio.get_running_loop(), ()):
+        gatherer = self._gatherers.pop(asyncio.get_running_loop(), None)
+        if gatherer is not None:
             await gatherer.flush()
         self._latest = None
         store, self._store = self._store, self._given

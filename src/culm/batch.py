@@ -3,6 +3,10 @@
 An idle gatherer sends at once. Each batch has a number, so resending it after a lost reply is a no-op in the store:
 the gatherer resends by itself, with growing pauses, until `give_up_ms` have passed; then every commit of the batch is
 unknown. A caller that is cancelled does not cancel the batch, and a refused commit does not harm the others.
+
+Where the store applies in order what it is asked, a second batch may follow one that is not answered yet: the store works while
+the next is put together. Each of the two senders has a name and numbers of its own, so a batch that has to be resent is not
+taken for an old one because its successor came through. Until it is answered nothing newer is sent, or sent again.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ from typing import TypeAlias
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
-from culm.store import Store
+from culm.store import InOrder, Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
+HALVED = 32  # commits of a batch that goes in two halves: they are answered one after the other, and their callers do not go in step
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
@@ -28,22 +33,42 @@ Told: TypeAlias = "Then | asyncio.Future[Committed]"  # who awaits an answer
 Batch: TypeAlias = tuple[list[Commit], list[tuple[int, Told]]]
 
 
+class _Sender:
+    """Sends batches, one at a time. Its name is given to no other.
+
+    Attributes:
+        place: of its batch, among all of this gatherer.
+        again: its batch met a fault, and is to be sent again.
+    """
+
+    __slots__ = ("again", "client", "number", "place", "task", "under_way")
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.number = self.place = 0
+        self.again = False
+        self.under_way: Sequence[Commit] = ()
+        self.task: asyncio.Task[None] | None = None
+
+
 class Gatherer:
-    """Sends commits in batches, in the order in which they were posted, one batch at a time.
+    """Sends commits in batches, in the order in which they were posted.
 
     Args:
         store: where they go.
         client: names this gatherer to the store; no other gatherer may ever use the name.
         give_up_ms: how long an unanswered batch is sent again; None: until `end_within`.
         rng: spreads the pauses between resends, so that clients do not return as a herd.
+        two: batches may be under way, if the store is one for that.
 
     Attributes:
         answered: called once for each batch, with its commits and their answers; must not raise.
     """
 
-    def __init__(self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, two: bool = False
+    ) -> None:
         self.store = store
-        self._client = client
         self._give_up_s = inf if give_up_ms is None else give_up_ms / 1000
         self._ends_at = inf  # by the loop's clock
         self._rng = rng or random.Random()
@@ -52,9 +77,9 @@ class Gatherer:
         self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
         self._room = 0  # weight that it can still take; 0: it has yet to begin
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
-        self._under_way: Sequence[Commit] = ()
-        self._number = 0
-        self._sender: asyncio.Task[None] | None = None
+        self._first = _Sender(client)
+        self._second = _Sender(f"{client}+") if two and isinstance(store, InOrder) else None
+        self._batches = 0
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
@@ -82,7 +107,8 @@ class Gatherer:
         """
         collecting = self._commits
         full = list(self._full)
-        return [*self._under_way, *chain.from_iterable(commits for commits, _ in full), *collecting]
+        under_way = [*self._first.under_way, *(self._second.under_way if self._second is not None else ())]
+        return [*under_way, *chain.from_iterable(commits for commits, _ in full), *collecting]
 
     def end_within(self, ms: int) -> None:
         """What is not answered by then is unknown: whoever posts is about to go."""
@@ -90,44 +116,68 @@ class Gatherer:
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
-        while self._sender is not None:
-            await asyncio.wait([self._sender])
+        while tasks := [sender.task for sender in (self._first, self._second) if sender is not None and sender.task is not None]:
+            await asyncio.wait(tasks)
 
-    async def _send(self) -> None:
+    async def _send(self, sender: _Sender) -> None:
         try:
             while self._full or self._commits:
-                commits, thens = self._next_batch()
-                self._number += 1
-                answers = await self._answers(commits)
+                if self._is_behind(sender, self._batches + 1):
+                    await asyncio.sleep(FIRST_PAUSE_S)
+                    continue
+                commits, thens = self._next_batch(sender)
+                sender.number += 1
+                answers = await self._answers(sender, commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
-                    answers = [await self._alone(commit) for commit in commits]
+                    answers = [await self._alone(sender, commit) for commit in commits]
                 if answers.count("applied") < len(answers):
-                    answers = [self._told(commit, answer) for commit, answer in zip(commits, answers, strict=True)]
+                    answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
                 if self.answered is not None:
                     self.answered(commits, answers)
-                self._under_way = ()
+                sender.under_way = ()
                 for index, then in thens:
                     if isinstance(then, asyncio.Future):
                         _resolve(then, answers[index])
                     else:
                         then(answers[index])
         finally:
-            self._sender, self._room = None, 0
+            sender.task = None
+            self._room = 0
 
-    def _next_batch(self) -> Batch:
+    def _next_batch(self, sender: _Sender) -> Batch:
+        """What that sender is to send."""
+        if not self._full and len(self._commits) >= HALVED and (other := self._idle()) is not None:
+            self._halve()
+            self._start(other)
         if not self._full:
             self._close_batch()
         batch = self._full[0]
-        self._under_way = batch[0]
+        self._batches = sender.place = self._batches + 1
+        sender.under_way = batch[0]
         self._full.popleft()
         return batch
+
+    def _halve(self) -> None:
+        """The older half of what collects is full."""
+        commits, thens, half = self._commits, self._thens, len(self._commits) // 2
+        self._full.append((commits[:half], [(index, then) for index, then in thens if index < half]))
+        self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
+
+    def _idle(self) -> _Sender | None:
+        if self._first.task is None:
+            return self._first
+        return self._second if self._second is not None and self._second.task is None else None
+
+    def _start(self, sender: _Sender) -> None:
+        sender.task = asyncio.get_running_loop().create_task(self._send(sender))
 
     def _begin_batch(self, weight: int) -> None:
         """The next batch begins with a commit of that weight, even if that alone is too much."""
         self._close_batch()
         self._room = max(0, MAX_WEIGHT - weight)
-        if self._sender is None:
-            self._sender = asyncio.get_running_loop().create_task(self._send())
+        sender = self._idle()
+        if sender is not None:
+            self._start(sender)
 
     def _close_batch(self) -> None:
         if self._commits:
@@ -135,33 +185,45 @@ class Gatherer:
             self._commits, self._thens = [], []
         self._room = 0
 
-    def _told(self, commit: Commit, answer: Answer) -> Answer:
-        """A commit that no lease fences has none to lose: the store took its batch for an older one, and did nothing."""
-        if answer != "lease_lost" or commit.fence is not None:
-            return answer
-        return StoreError(
-            f"the store has newer batches of client {self._client!r}, so this was not done: another process uses that name "
-            "(was it copied while it ran?); restart this one"
-        )
-
-    async def _alone(self, commit: Commit) -> Answer:
+    async def _alone(self, sender: _Sender, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""
-        self._number += 1
-        return (await self._answers([commit]))[0]
+        sender.number += 1
+        return (await self._answers(sender, [commit]))[0]
 
-    async def _answers(self, commits: list[Commit]) -> Sequence[Answer]:
+    async def _answers(self, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
         begun_at, pause = loop.time(), FIRST_PAUSE_S
-        while True:
-            try:
-                return await self.store.commit(commits, batch=(self._client, self._number))
-            except StoreUnavailable as e:
-                if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
-                    return [e for _ in commits]
-            except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
-                return [e] * len(commits)
-            await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
-            pause = min(pause * 2, LONGEST_PAUSE_S)
+        try:
+            while True:
+                try:
+                    return await self.store.commit(commits, batch=(sender.client, sender.number))
+                except StoreUnavailable as e:
+                    if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
+                        return [e for _ in commits]
+                except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
+                    return [e] * len(commits)
+                sender.again = True
+                await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+                while self._is_behind(sender, sender.place):
+                    await asyncio.sleep(FIRST_PAUSE_S)
+        finally:
+            sender.again = False
+
+    def _is_behind(self, sender: _Sender, place: int) -> bool:
+        """The other has an older batch, which met a fault."""
+        other = self._second if sender is self._first else self._first
+        return other is not None and other.again and other.place < place
+
+
+def _told(sender: _Sender, commit: Commit, answer: Answer) -> Answer:
+    """A commit that no lease fences has none to lose: the store took its batch for an older one, and did nothing."""
+    if answer != "lease_lost" or commit.fence is not None:
+        return answer
+    return StoreError(
+        f"the store has newer batches of client {sender.client!r}, so this was not done: another process uses that name "
+        "(was it copied while it ran?); restart this one"
+    )
 
 
 def _resolve(future: asyncio.Future[Committed], answer: Answer) -> None:

@@ -73,8 +73,10 @@ class Lanes:
 Gathering: TypeAlias = Gatherer | Lanes
 
 
-def gathering(store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None) -> Gathering:
-    """What turns concurrent commits to that store into batches."""
+def gathering(
+    store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, two: bool = False
+) -> Gathering:
+    """What turns concurrent commits to that store into batches. Args: as of Gatherer."""
     if isinstance(store, Laned):
         return Lanes(store, client=client, give_up_ms=give_up_ms, rng=rng)
-    return Gatherer(store, client=client, give_up_ms=give_up_ms, rng=rng)
+    return Gatherer(store, client=client, give_up_ms=give_up_ms, rng=rng, two=two)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from culm.app import App
     from culm.current import Attempt
 
-UNDER_WAY = 4  # chunks, at most: two are being written, two follow them; with more, some would overtake others
+CHUNKS_AHEAD = 4  # commits under way: the next is encoded while these are written
 
 
 async def send_many(app: App, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]:
@@ -35,18 +35,18 @@ async def send_many(app: App, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]
         return await _inside(app, list(bounds), attempt)
     posted: list[tuple[list[Job], asyncio.Future[Answer]]] = []
     handles: list[Handle[Any]] = []
-    gatherers, loop = app.gatherers(), asyncio.get_running_loop()
+    gatherer, loop = app.gatherer(), asyncio.get_running_loop()
     try:
         for chunk in chunks(bounds):
             jobs = await _jobs_of(app, chunk)
             handles += [Handle(app, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
             answered: asyncio.Future[Answer] = loop.create_future()
             commit = Commit(send=tuple(jobs))
-            gatherers[len(posted) % len(gatherers)].post(commit, answered.set_result, weight=weigh(commit))
+            gatherer.post(commit, answered.set_result, weight=weigh(commit))
             posted.append((jobs, answered))
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
-            if len(posted) >= UNDER_WAY:
-                await asyncio.shield(posted[-UNDER_WAY][1])  # cancelling the caller does not cancel the answer
+            if len(posted) > CHUNKS_AHEAD:
+                await asyncio.shield(posted[-CHUNKS_AHEAD][1])  # cancelling the caller does not cancel the answer
     except Exception as e:
         if not posted:
             raise

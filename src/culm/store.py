@@ -320,7 +320,10 @@ class Laned(Protocol):
 
 @runtime_checkable
 class InOrder(Protocol):
-    """A store that applies what one event loop asks of it in the order in which it was asked; it need not have answered the former."""
+    """A store that applies what one event loop asks of it in the order in which it was asked, the former answered or not.
+
+    Not for one whose batches wait for a disk, one after another: they had better be few.
+    """
 
     in_order: Literal[True]
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from culm import decide
-from culm.batch import Answer, Gatherer
+from culm.batch import Answer, Gatherer, _Sender
 from culm.commit import Commit, Held
 from culm.current import Attempt, ReadEvent
 from culm.errors import StoreError, StoreUnavailable
@@ -186,8 +186,8 @@ def stop_gives_nothing_back(patch: pytest.MonkeyPatch) -> None:
 @_bug("stop does not await its last commits")
 def stop_does_not_await_its_last_commits(patch: pytest.MonkeyPatch) -> None:
     async def flush(self: Gatherer) -> None:
-        if self._sender is not None:
-            self._sender.cancel()
+        if self._first.task is not None:
+            self._first.task.cancel()
 
     patch.setattr(Gatherer, "flush", flush)
 
@@ -197,12 +197,12 @@ def stop_does_not_await_its_last_commits(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("a resent batch gets a new number")
 def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, commits: list[Commit]) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
         while True:
             try:
-                return await self.store.commit(commits, batch=(self._client, self._number))
+                return await self.store.commit(commits, batch=(sender.client, sender.number))
             except StoreUnavailable:
-                self._number += 1
+                sender.number += 1
             await asyncio.sleep(0.05)
 
     patch.setattr(Gatherer, "_answers", answers)
@@ -210,9 +210,9 @@ def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("an unanswered batch is taken for applied")
 def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, commits: list[Commit]) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
         try:
-            return await self.store.commit(commits, batch=(self._client, self._number))
+            return await self.store.commit(commits, batch=(sender.client, sender.number))
         except StoreUnavailable:
             return ["applied"] * len(commits)
 

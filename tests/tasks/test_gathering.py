@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from culm import App, PartlySent, StoreError
-from culm.batch import MAX_WEIGHT, Answer, Gatherer
+from culm import App, PartlySent, StoreError, StoreUnavailable
+from culm.batch import HALVED, MAX_WEIGHT, Answer, Gatherer, _Sender
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.job import Job
 from culm.stores.memory import MemoryStore
@@ -66,30 +66,131 @@ def test_batches_are_cut_by_the_weight_that_was_given_and_keep_the_order() -> No
 
 
 class Watched(Gatherer):
-    """Asks, whenever something of it changes, whether all that is not answered is still there."""
+    """Asks, whenever something of it or of a sender changes, whether all that is not answered is still there."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
         self.posted: list[Commit] = []
+        self.looks = 0
         super().__init__(*args, **given)
+        for name in ("_first", "_second"):
+            if self.__dict__[name] is not None:
+                self.__dict__[name] = WatchedSender(self, self.__dict__[name].client)
+
+    def look(self, name: str) -> None:
+        if "_second" in self.__dict__:
+            self.looks += 1
+            assert not [c for c in self.posted if c not in self.unanswered()], f"{name} was set too early"
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
-        if self.__dict__.get("_sender") is not None:
-            assert not [c for c in self.posted if c not in self.unanswered()], f"{name} was set too early"
+        if name not in ("posted", "looks"):
+            self.look(name)
 
 
-def test_a_commit_is_never_missed_on_its_way_to_the_store() -> None:
+class WatchedSender(_Sender):
+    def __init__(self, of: Watched, client: str) -> None:
+        self.of = of
+        super().__init__(client)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if hasattr(self, "task"):
+            self.of.look(name)
+
+
+@pytest.mark.parametrize("weight", [MAX_WEIGHT // 3, 1])
+@pytest.mark.parametrize("two", [False, True])
+def test_a_commit_is_never_missed_on_its_way_to_the_store(weight: int, two: bool) -> None:
     """I2: the heart asks from another thread, at any moment; what it does not hear of is not extended."""
 
     async def main() -> None:
-        gatherer = Watched(Noting(), client="c")
-        gatherer.answered = lambda commits, _: gatherer.posted.__delitem__(slice(len(commits)))
-        for n in range(7):
-            gatherer.post(commit := Commit(fence=Held(str(n), "w/1")), weight=MAX_WEIGHT // 3)
+        store = Noting()
+        gatherer = Watched(store, client="c", two=two)
+
+        def answered(commits: Sequence[Commit], _: Sequence[Answer]) -> None:
+            gatherer.posted = [commit for commit in gatherer.posted if commit not in commits]
+
+        gatherer.answered = answered
+        for n in range(2 * HALVED + 7):
+            gatherer.post(commit := Commit(fence=Held(str(n), "w/1")), weight=weight)
             gatherer.posted.append(commit)
         await gatherer.flush()
         assert not gatherer.posted
         assert gatherer.unanswered() == []
+        assert gatherer.looks > 20
+        assert [c.fence.job_id for b in store.batches for c in b if c.fence is not None] == [str(n) for n in range(2 * HALVED + 7)]
+        assert weight > 1 or len(store.batches) == (2 if two else 1)
+
+    run(main())
+
+
+class LosesTheFirst(MemoryStore):
+    """Is away for a client's first batches, or loses what it answers to them; the other is answered as ever."""
+
+    def __init__(self, *, applies: bool) -> None:
+        super().__init__()
+        self.applies, self.lost = applies, 0
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        await asyncio.sleep(0)
+        if batch == ("c", 1) and self.lost < 3:
+            self.lost += 1
+            if self.applies:
+                await super().commit(commits, batch=batch)
+            raise StoreUnavailable("lost")
+        return await super().commit(commits, batch=batch)
+
+
+@pytest.mark.parametrize("applies", [False, True])
+def test_of_two_batches_one_may_be_lost_while_the_other_is_answered(applies: bool) -> None:
+    """Each has numbers of its own, or the one that is resent would look old; and what is newer waits for it, to keep the order."""
+
+    async def main() -> None:
+        store, answers = LosesTheFirst(applies=applies), list[Answer]()
+        gatherer = Gatherer(store, client="c", rng=random.Random(1), two=True)
+        for n in range(HALVED):
+            gatherer.post(sending(f"{n:02d}"), answers.append)
+        while not answers:
+            await asyncio.sleep(0)
+        assert len(answers) == HALVED // 2, "the other half is answered"
+        later = [gatherer.submit(sending(f"later {n}")) for n in range(10)]
+        assert [await answer for answer in later] == ["applied"] * 10
+        assert answers == ["applied"] * HALVED
+        assert store.lost == 3
+        names = [row.job.id for _, _, row in store.tables.ready["default", 5]]
+        assert names[-10:] == [f"later {n}" for n in range(10)]
+        assert len(names) == HALVED + 10
+
+    run(main())
+
+
+class Away(MemoryStore):
+    """Is away for a while; whoever asks twice at a time has an order to keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.calls = list[BatchId](), 0
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        self.calls += 1
+        self.asked.append(batch)
+        await asyncio.sleep(0)
+        if self.calls <= 5:
+            raise StoreUnavailable("away")
+        return await super().commit(commits, batch=batch)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_batches_that_were_lost_are_sent_again_in_their_order(seed: int) -> None:
+    async def main() -> None:
+        store = Away()
+        gatherer = Gatherer(store, client="c", rng=random.Random(seed), two=True)
+        answers = [gatherer.submit(sending(f"{n:02d}")) for n in range(HALVED + 5)]
+        assert [await answer for answer in answers] == ["applied"] * len(answers)
+        names = [row.job.id for _, _, row in store.tables.ready["default", 5]]
+        assert names == sorted(names)
+        assert store.asked[:2] == [("c", 1), ("c+", 1)]
+        assert ("c+", 1) not in store.asked[2:-1], "it waits until the older is answered"
 
     run(main())
 
@@ -110,15 +211,15 @@ def test_a_send_whose_batch_the_store_takes_for_an_old_one_is_not_accepted() -> 
         await task.enqueue()
         gatherer = bench.app.gatherer()
         assert isinstance(gatherer, Gatherer)
-        gatherer._number = 0
+        gatherer._first.number = 0
         with pytest.raises(StoreError, match="another process uses that name"):
             await task.enqueue()
         gatherer = bench.app.gatherer()
         assert isinstance(gatherer, Gatherer)
-        gatherer._number = 0
+        gatherer._first.number = 0
         with pytest.raises(StoreError, match="another process uses that name"):
             await job.cancel()
-        gatherer._number = 0
+        gatherer._first.number = 0
         with pytest.raises(PartlySent, match="another process uses that name"):
             await task.map(range(3))
         assert len(bench.jobs()) == 2

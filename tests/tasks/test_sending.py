@@ -160,9 +160,9 @@ class Failing(MemoryStore):
 def test_a_store_that_goes_away_half_way_says_what_was_accepted() -> None:
     async def main() -> None:
         app = App(store=Failing())
-        for gatherer in app.gatherers():
-            assert isinstance(gatherer, Gatherer)
-            gatherer._give_up_s = 0
+        gatherer = app.gatherer()
+        assert isinstance(gatherer, Gatherer)
+        gatherer._give_up_s = 0
         double = app.task(name="double")(_double)
         with pytest.raises(PartlySent, match="1000 jobs were accepted before this: gone; give jobs ids of your own") as caught:
             await app.enqueue_many(double.bind(n) for n in range(3_000))

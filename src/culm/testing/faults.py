@@ -76,6 +76,8 @@ class Faulty:
         plan: may be replaced at any time.
     """
 
+    in_order: Literal[True] = True
+
     def __init__(self, store: FullStore, rng: Random, plan: Plan = CALM) -> None:
         self.plan = plan
         self.dead = False

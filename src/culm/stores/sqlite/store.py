@@ -75,8 +75,6 @@ class SqliteStore:
         ConfigError: the path cannot be written, or the file is something else, or newer. StoreUnavailable: it is locked.
     """
 
-    in_order: Literal[True] = True
-
     def __init__(
         self, path: str | Path, *, durability: Durability = "full", clock: Clock | None = None, ledger: bool = False, on_loop: bool = True
     ) -> None:
