@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
-from culm.store import InOrder, Store
+from culm.store import InOrder, Prompt, Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
 HALVED = 32  # commits of a batch that goes in two halves: they are answered one after the other, and their callers do not go in step
@@ -37,16 +37,17 @@ class _Sender:
     """Sends batches, one at a time. Its name is given to no other.
 
     Attributes:
+        busy: it has, or will have, a batch to send.
         place: of its batch, among all of this gatherer.
         again: its batch met a fault, and is to be sent again.
     """
 
-    __slots__ = ("again", "client", "number", "place", "task", "under_way")
+    __slots__ = ("again", "busy", "client", "number", "place", "task", "under_way")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.number = self.place = 0
-        self.again = False
+        self.busy = self.again = False
         self.under_way: Sequence[Commit] = ()
         self.task: asyncio.Task[None] | None = None
 
@@ -80,6 +81,7 @@ class Gatherer:
         self._first = _Sender(client)
         self._second = _Sender(f"{client}+") if two and isinstance(store, InOrder) else None
         self._batches = 0
+        self._prompt = store if isinstance(store, Prompt) else None
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
@@ -116,33 +118,73 @@ class Gatherer:
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
-        while tasks := [sender.task for sender in (self._first, self._second) if sender is not None and sender.task is not None]:
-            await asyncio.wait(tasks)
+        while busy := [sender for sender in (self._first, self._second) if sender is not None and sender.busy]:
+            tasks = [sender.task for sender in busy if sender.task is not None]
+            if tasks:
+                await asyncio.wait(tasks)
+            else:
+                await asyncio.sleep(0)
 
-    async def _send(self, sender: _Sender) -> None:
+    def _start(self, sender: _Sender) -> None:
+        """It sends in the next turn of the loop: until then, commits gather."""
+        sender.busy = True
+        loop = asyncio.get_running_loop()
+        if self._prompt is None:
+            sender.task = loop.create_task(self._send(sender))
+        else:
+            loop.call_soon(self._send_at_once, sender, self._prompt)
+
+    def _send_at_once(self, sender: _Sender, store: Prompt) -> None:
+        """What has gathered, if it takes no waiting; else a task goes on with it."""
+        batch = None
+        if (self._full or self._commits) and not self._is_behind(sender, self._batches + 1):
+            batch = self._next_batch(sender)
+            sender.number += 1
+            answers = store.commit_at_once(batch[0], batch=(sender.client, sender.number))
+            if answers is not None:
+                self._settle(sender, batch, answers)
+                batch = None
+        if batch is not None or self._full or self._commits:
+            sender.task = asyncio.get_running_loop().create_task(self._send(sender, batch))
+        else:
+            self._rest(sender)
+
+    async def _send(self, sender: _Sender, batch: Batch | None = None) -> None:
+        """Batch after batch; the first is under way already, if it is given."""
         try:
-            while self._full or self._commits:
-                if self._is_behind(sender, self._batches + 1):
-                    await asyncio.sleep(FIRST_PAUSE_S)
-                    continue
-                commits, thens = self._next_batch(sender)
-                sender.number += 1
+            while batch is not None or self._full or self._commits:
+                if batch is None:
+                    if self._is_behind(sender, self._batches + 1):
+                        await asyncio.sleep(FIRST_PAUSE_S)
+                        continue
+                    batch = self._next_batch(sender)
+                    sender.number += 1
+                commits = batch[0]
                 answers = await self._answers(sender, commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
                     answers = [await self._alone(sender, commit) for commit in commits]
-                if answers.count("applied") < len(answers):
-                    answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
-                if self.answered is not None:
-                    self.answered(commits, answers)
-                sender.under_way = ()
-                for index, then in thens:
-                    if isinstance(then, asyncio.Future):
-                        _resolve(then, answers[index])
-                    else:
-                        then(answers[index])
+                self._settle(sender, batch, answers)
+                batch = None
         finally:
-            sender.task = None
-            self._room = 0
+            self._rest(sender)
+
+    def _rest(self, sender: _Sender) -> None:
+        sender.task, sender.busy = None, False
+        self._room = 0
+
+    def _settle(self, sender: _Sender, batch: Batch, answers: Sequence[Answer]) -> None:
+        """The batch is answered."""
+        commits, thens = batch
+        if answers.count("applied") < len(answers):
+            answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
+        if self.answered is not None:
+            self.answered(commits, answers)
+        sender.under_way = ()
+        for index, then in thens:
+            if isinstance(then, asyncio.Future):
+                _resolve(then, answers[index])
+            else:
+                then(answers[index])
 
     def _next_batch(self, sender: _Sender) -> Batch:
         """What that sender is to send."""
@@ -164,12 +206,9 @@ class Gatherer:
         self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
 
     def _idle(self) -> _Sender | None:
-        if self._first.task is None:
+        if not self._first.busy:
             return self._first
-        return self._second if self._second is not None and self._second.task is None else None
-
-    def _start(self, sender: _Sender) -> None:
-        sender.task = asyncio.get_running_loop().create_task(self._send(sender))
+        return self._second if self._second is not None and not self._second.busy else None
 
     def _begin_batch(self, weight: int) -> None:
         """The next batch begins with a commit of that weight, even if that alone is too much."""

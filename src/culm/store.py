@@ -319,6 +319,15 @@ class Laned(Protocol):
 
 
 @runtime_checkable
+class Prompt(Protocol):
+    """A store that may answer a commit where it is asked, without a wait: no task is made for it, then."""
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+        """As `commit`. None: that cannot be now; whether it was done the same batch will tell."""
+        ...
+
+
+@runtime_checkable
 class InOrder(Protocol):
     """A store that applies what one event loop asks of it in the order in which it was asked, the former answered or not.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,6 +192,54 @@ def test_two_batches_that_were_lost_are_sent_again_in_their_order(seed: int) -> 
         assert names == sorted(names)
         assert store.asked[:2] == [("c", 1), ("c+", 1)]
         assert ("c+", 1) not in store.asked[2:-1], "it waits until the older is answered"
+
+    run(main())
+
+
+class Moody(MemoryStore):
+    """Answers at once, or not; and if not, it may have been done, or be away."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.rng = rng
+        self.moods: Counter[str] = Counter()
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+        mood = self.rng.choice(["at once", "at once", "not", "done, but not said"])
+        self.moods[mood] += 1
+        answers = None if mood == "not" else self.tables.commit(commits, batch=batch)
+        return answers if mood == "at once" else None
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        for _ in range(self.rng.randrange(4)):
+            await asyncio.sleep(0)
+        if self.rng.random() < 0.02:
+            self.moods["away"] += 1
+            raise StoreUnavailable("away")
+        return await super().commit(commits, batch=batch)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_store_that_answers_at_once_now_and_then_gets_everything_once_and_in_order(seed: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        store = Moody(rng)
+        gatherer, posted = Gatherer(store, client="c", rng=rng), 0
+        answers: list[Answer] = []
+        while posted < 2_000:
+            for _ in range(rng.choice([1, 1, 1, 2, 40])):
+                gatherer.post(sending(f"{posted:05d}"), answers.append, weight=rng.choice([1, 1, MAX_WEIGHT]))
+                posted += 1
+            for _ in range(rng.randrange(5)):
+                await asyncio.sleep(0)
+            if rng.random() < 0.1:
+                await gatherer.flush()
+                assert len(answers) == posted
+                assert gatherer.unanswered() == []
+        await gatherer.flush()
+        assert answers == ["applied"] * posted
+        assert [row.job.id for _, _, row in store.tables.ready["default", 5]] == [f"{n:05d}" for n in range(posted)]
+        assert set(store.moods) >= {"at once", "not", "done, but not said"}
 
     run(main())
 

@@ -119,13 +119,17 @@ class Desk:
             small: the same, where it may be done on the spot.
             is_large: it writes so many jobs that others have time for something else meanwhile.
         """
-        if small is not None and not self._unanswered and not self._closed and (found := self._spot.do(small)) is not None:
+        if small is not None and (found := self.do_on_the_spot(small)) is not None:
             done: T = found
             return done
         call = Call(work, at_once, small, is_large=is_large)
         self._put(call)
         result: T = await call.future
         return result
+
+    def do_on_the_spot(self, small: Small) -> Any:
+        """Its result; None: it is for the thread, which may find it done already."""
+        return None if self._unanswered or self._closed else self._spot.do(small)
 
     def _put(self, call: Call) -> None:
         with self._lock:  # a call behind the end of a closing desk would never be answered

@@ -19,6 +19,7 @@ OLDEST = (3, 38, 0)  # the first that reads JSON with ->>; RETURNING and UPDATE 
 BUSY_MS = 10_000
 PAGE_BYTES = 2048  # of a new file: one send changes four pages, and each goes to the disk whole
 CHECKPOINT_BYTES = 16 << 20  # of WAL
+SMALL_CHECKPOINT_BYTES = 4 << 20  # where all that is written is small: the next megabytes of a log cost more than the checkpoint
 RESERVE_BYTES = 1 << 20
 RESERVE_EVERY = 8  # transactions: most do not let the log grow
 
@@ -30,13 +31,14 @@ def connect(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Conne
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=BUSY_MS / 1000, check_same_thread=False)
     connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     connection.execute("PRAGMA cache_size = -32000")  # KiB
-    checkpoint_after_commits(connection, yes=True)
+    checkpoint_at(connection, CHECKPOINT_BYTES)
     return connection
 
 
-def checkpoint_after_commits(connection: sqlite3.Connection, *, yes: bool) -> None:
+def checkpoint_at(connection: sqlite3.Connection, wal_bytes: int) -> None:
+    """Its commits checkpoint once the WAL is so large; 0: never."""
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_BYTES // page_bytes if yes else 0}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {wal_bytes // page_bytes}")
 
 
 def connect_to_write(path: Path, durability: Literal["full", "relaxed"]) -> sqlite3.Connection:

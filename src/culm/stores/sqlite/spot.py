@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from culm.stores.sqlite.file import checkpoint_after_commits
+from culm.stores.sqlite.file import CHECKPOINT_BYTES, SMALL_CHECKPOINT_BYTES, checkpoint_at
 from culm.stores.sqlite.line import Line
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ SMALL = 128  # jobs that are sent, ended or claimed together
 SMALL_BYTES = 64 * 1024  # of them
 QUICK_S, QUICK_EACH_S = 0.000_75, 0.000_01  # for the write, and for each job in it
 IN_A_ROW = 4  # quick ones on the thread, before one is done on the spot
-MOST_PAGES = 4_000  # written on the spot, by guess; then the thread writes one all the same, and checkpoints if it is time
+MOST_PAGES = 2_000  # written on the spot, by guess; then the thread writes one all the same, and checkpoints if it is time
 
 
 class Small(NamedTuple):
@@ -53,6 +53,7 @@ class Spot:
         self._quick = 0  # in a row
         self._pages = 0  # since the thread wrote
         self._without_checkpoints: sqlite3.Connection | None = None
+        self._checkpoints_soon: sqlite3.Connection | None = None
 
     def measured(self, seconds: float, small: Small) -> None:
         """So long it took."""
@@ -65,11 +66,14 @@ class Spot:
         self._quick = 0
 
     def left(self, connection: sqlite3.Connection) -> None:
-        """The desk's thread is about to use the line: its commits may checkpoint."""
+        """The desk's thread is about to use the line: its commits may checkpoint, the first after what was small sooner than others."""
         self._pages = 0
         if connection is self._without_checkpoints:
-            checkpoint_after_commits(connection, yes=True)
-            self._without_checkpoints = None
+            checkpoint_at(connection, SMALL_CHECKPOINT_BYTES)
+            self._without_checkpoints, self._checkpoints_soon = None, connection
+        elif connection is self._checkpoints_soon:
+            checkpoint_at(connection, CHECKPOINT_BYTES)
+            self._checkpoints_soon = None
 
     def do(self, small: Small) -> Any:
         """The write's result; None: it is for the thread, which may find it done already."""
@@ -90,7 +94,7 @@ class Spot:
         started = time.perf_counter()
         self._pages += 4 + small.jobs
         if connection is not self._without_checkpoints:
-            checkpoint_after_commits(connection, yes=False)
+            checkpoint_at(connection, 0)
             self._without_checkpoints = connection
         takes_longer = self._begun()
         result = small.write(connection)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from culm.commit import Commit, Event, Held
 from culm.job import Job
 from culm.outcome import Fault, Retried, Succeeded
+from culm.store import InOrder, Prompt
 from culm.testing.conformance.bench import Bench, expect, held
 from culm.testing.conformance.suite import case, case_needing
 
@@ -85,6 +88,32 @@ async def the_commits_of_a_batch_are_applied_in_order(bench: Bench) -> None:  # 
     )
     expect(answers, ["applied", "conflict", "applied", "lease_lost"])
     expect(await bench.ended("a"), Succeeded(b"\x01"), "the first end stands")
+
+
+@case_needing("order")
+async def batches_apply_in_the_order_in_which_they_were_asked(bench: Bench) -> None:
+    """Of a store that says so, before the former are answered."""
+    names = [f"j{n:03}" for n in range(200)]
+    sends = [
+        bench.store.commit([Commit(send=(Job(id=name, task="t"),)) for name in names[at : at + 5]], batch=(f"app{at % 2}", at + 1))
+        for at in range(0, len(names), 5)
+    ]
+    answers = await asyncio.gather(*sends) if isinstance(bench.store, InOrder) else [await send for send in sends]
+    expect(answers, [["applied"] * 5] * len(answers))
+    expect([d.job.id for d in await bench.claim(limit=1000)], names)
+
+
+@case
+async def what_is_committed_at_once_is_committed(bench: Bench) -> None:
+    """By a store that may answer without a wait; what it cannot is committed the other way."""
+    for n in range(1, 21):
+        sends, batch = [Commit(send=(Job(id=f"j{n:02}", task="t"),))], ("app", n)
+        at_once = bench.store.commit_at_once(sends, batch=batch) if isinstance(bench.store, Prompt) else None
+        expect(await bench.store.commit(sends, batch=batch) if at_once is None else at_once, ["applied"])
+        expect(await bench.store.commit(sends, batch=batch), ["applied"], "again")
+        if isinstance(bench.store, Prompt):
+            expect(bench.store.commit_at_once(sends, batch=batch) in (None, ["applied"]), True, "again, at once")
+    expect(len(await bench.claim(limit=1000)), 20)
 
 
 @case
