@@ -270,7 +270,7 @@ class App:
             return latest[1]
         gatherer = self._gatherers.get(loop)
         if gatherer is None or gatherer.store is not self.store:
-            gatherer = self._gatherers[loop] = gathering(self.store, client=f"app-{self.new_id()}", rng=self.rng, two=True)
+            gatherer = self._gatherers[loop] = gathering(self.store, client=f"app-{self.new_id()}", rng=self.rng, for_callers=True)
         self._latest = (weakref.ref(loop), gatherer)
         return gatherer
 

@@ -60,14 +60,14 @@ class Gatherer:
         client: names this gatherer to the store; no other gatherer may ever use the name.
         give_up_ms: how long an unanswered batch is sent again; None: until `end_within`.
         rng: spreads the pauses between resends, so that clients do not return as a herd.
-        two: batches may be under way, if the store is one for that.
+        for_callers: it is for those who await their sends: they gain where two batches are under way, or one is answered at once.
 
     Attributes:
         answered: called once for each batch, with its commits and their answers; must not raise.
     """
 
     def __init__(
-        self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, two: bool = False
+        self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, for_callers: bool = False
     ) -> None:
         self.store = store
         self._give_up_s = inf if give_up_ms is None else give_up_ms / 1000
@@ -79,9 +79,9 @@ class Gatherer:
         self._room = 0  # weight that it can still take; 0: it has yet to begin
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._first = _Sender(client)
-        self._second = _Sender(f"{client}+") if two and isinstance(store, InOrder) else None
+        self._second = _Sender(f"{client}+") if for_callers and isinstance(store, InOrder) else None
         self._batches = 0
-        self._prompt = store if isinstance(store, Prompt) else None
+        self._prompt = store if for_callers and isinstance(store, Prompt) and self._second is None else None
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.

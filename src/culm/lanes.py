@@ -74,9 +74,9 @@ Gathering: TypeAlias = Gatherer | Lanes
 
 
 def gathering(
-    store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, two: bool = False
+    store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, for_callers: bool = False
 ) -> Gathering:
     """What turns concurrent commits to that store into batches. Args: as of Gatherer."""
     if isinstance(store, Laned):
         return Lanes(store, client=client, give_up_ms=give_up_ms, rng=rng)
-    return Gatherer(store, client=client, give_up_ms=give_up_ms, rng=rng, two=two)
+    return Gatherer(store, client=client, give_up_ms=give_up_ms, rng=rng, for_callers=for_callers)

@@ -22,6 +22,15 @@ from tests.tasks.harness import Bench, run
 async def first(n: int = 0) -> None: ...
 
 
+class Unordered(MemoryStore):
+    """As a store that asks over several connections."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "in_order":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
 class Noting(MemoryStore):
     """Notes each batch and applies nothing."""
 
@@ -106,7 +115,7 @@ def test_a_commit_is_never_missed_on_its_way_to_the_store(weight: int, two: bool
 
     async def main() -> None:
         store = Noting()
-        gatherer = Watched(store, client="c", two=two)
+        gatherer = Watched(store, client="c", for_callers=two)
 
         def answered(commits: Sequence[Commit], _: Sequence[Answer]) -> None:
             gatherer.posted = [commit for commit in gatherer.posted if commit not in commits]
@@ -148,7 +157,7 @@ def test_of_two_batches_one_may_be_lost_while_the_other_is_answered(applies: boo
 
     async def main() -> None:
         store, answers = LosesTheFirst(applies=applies), list[Answer]()
-        gatherer = Gatherer(store, client="c", rng=random.Random(1), two=True)
+        gatherer = Gatherer(store, client="c", rng=random.Random(1), for_callers=True)
         for n in range(HALVED):
             gatherer.post(sending(f"{n:02d}"), answers.append)
         while not answers:
@@ -185,7 +194,7 @@ class Away(MemoryStore):
 def test_two_batches_that_were_lost_are_sent_again_in_their_order(seed: int) -> None:
     async def main() -> None:
         store = Away()
-        gatherer = Gatherer(store, client="c", rng=random.Random(seed), two=True)
+        gatherer = Gatherer(store, client="c", rng=random.Random(seed), for_callers=True)
         answers = [gatherer.submit(sending(f"{n:02d}")) for n in range(HALVED + 5)]
         assert [await answer for answer in answers] == ["applied"] * len(answers)
         names = [row.job.id for _, _, row in store.tables.ready["default", 5]]
@@ -196,7 +205,7 @@ def test_two_batches_that_were_lost_are_sent_again_in_their_order(seed: int) -> 
     run(main())
 
 
-class Moody(MemoryStore):
+class Moody(Unordered):
     """Answers at once, or not; and if not, it may have been done, or be away."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -224,7 +233,7 @@ def test_a_store_that_answers_at_once_now_and_then_gets_everything_once_and_in_o
     async def main() -> None:
         rng = random.Random(seed)
         store = Moody(rng)
-        gatherer, posted = Gatherer(store, client="c", rng=rng), 0
+        gatherer, posted = Gatherer(store, client="c", rng=rng, for_callers=True), 0
         answers: list[Answer] = []
         while posted < 2_000:
             for _ in range(rng.choice([1, 1, 1, 2, 40])):

@@ -11,6 +11,7 @@ from culm import App
 from culm.commit import BatchId, Commit, Committed
 from culm.stores.memory import MemoryStore
 from tests.tasks.harness import run
+from tests.tasks.test_gathering import Unordered
 
 
 class Slow(MemoryStore):
@@ -32,13 +33,8 @@ class Slow(MemoryStore):
         return answers
 
 
-class Unordered(Slow):
-    """As a store that asks over several connections."""
-
-    def __getattribute__(self, name: str) -> object:
-        if name == "in_order":
-            raise AttributeError(name)
-        return super().__getattribute__(name)
+class Alone(Slow, Unordered):
+    pass
 
 
 async def nothing(n: int) -> None: ...
@@ -60,7 +56,7 @@ def test_they_keep_their_order(jobs: int) -> None:
 
 def test_where_the_store_does_not_keep_the_order_there_is_one_at_a_time() -> None:
     async def main() -> None:
-        store = Unordered()
+        store = Alone()
         app = App(store=store)
         task = app.task(nothing)
         await app.enqueue_many(task.bind(n) for n in range(5_500))
