@@ -135,19 +135,20 @@ class Gatherer:
             loop.call_soon(self._send_at_once, sender, self._prompt)
 
     def _send_at_once(self, sender: _Sender, store: Prompt) -> None:
-        """What has gathered, if it takes no waiting; else a task goes on with it."""
-        batch = None
-        if (self._full or self._commits) and not self._is_behind(sender, self._batches + 1):
-            batch = self._next_batch(sender)
-            sender.number += 1
+        """What has gathered, if it takes no waiting; else, or if there is more, a task goes on."""
+        batch: Batch | None = self._next_batch(sender)
+        assert batch is not None
+        sender.number += 1
+        try:
             answers = store.commit_at_once(batch[0], batch=(sender.client, sender.number))
             if answers is not None:
-                self._settle(sender, batch, answers)
-                batch = None
-        if batch is not None or self._full or self._commits:
-            sender.task = asyncio.get_running_loop().create_task(self._send(sender, batch))
-        else:
-            self._rest(sender)
+                answered, batch = batch, None
+                self._settle(sender, answered, answers)
+        finally:  # a signal may raise in there: the batch goes on all the same
+            if batch is not None or self._full or self._commits:
+                sender.task = asyncio.get_running_loop().create_task(self._send(sender, batch))
+            else:
+                self._rest(sender)
 
     async def _send(self, sender: _Sender, batch: Batch | None = None) -> None:
         """Batch after batch; the first is under way already, if it is given."""

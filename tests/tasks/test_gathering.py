@@ -253,6 +253,42 @@ def test_a_store_that_answers_at_once_now_and_then_gets_everything_once_and_in_o
     run(main())
 
 
+class Interrupted(Unordered):
+    """A signal comes while it answers at once, before or after it did what was asked."""
+
+    def __init__(self, *, done: bool) -> None:
+        super().__init__()
+        self.done, self.interrupts = done, 0
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+        self.interrupts += 1
+        if self.done:
+            self.tables.commit(commits, batch=batch)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_what_a_signal_interrupts_goes_on_if_the_loop_does(done: bool) -> None:
+    store, answers = Interrupted(done=done), list[Answer]()
+    loop = asyncio.new_event_loop()
+
+    async def post() -> None:
+        gatherer.post(sending("a"), answers.append)
+        await gatherer.flush()
+
+    try:
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(post())
+        loop.run_until_complete(gatherer.flush())
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    assert (answers, store.interrupts, len(store.tables.rows)) == (["applied"], 1, 1)
+
+
 def test_large_payloads_weigh_more() -> None:
     assert weigh(sending("a")) == 2
     assert weigh(Commit(send=(Job(id="a", task="t", args=bytes(1 << 20)),))) == 2 + 256
