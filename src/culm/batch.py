@@ -6,7 +6,8 @@ unknown. A caller that is cancelled does not cancel the batch, and a refused com
 
 Where the store applies in order what it is asked, a second batch may follow one that is not answered yet: the store works while
 the next is put together. Each of the two senders has a name and numbers of its own, so a batch that has to be resent is not
-taken for an old one because its successor came through. Until it is answered nothing newer is sent, or sent again.
+taken for an old one because its successor came through. Until that is answered nothing newer is sent; nor while a batch
+is under way that may take the store a second look.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain
 from math import inf
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
@@ -30,7 +31,12 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
 Then: TypeAlias = Callable[[Answer], None]
 Told: TypeAlias = "Then | asyncio.Future[Committed]"  # who awaits an answer
-Batch: TypeAlias = tuple[list[Commit], list[tuple[int, Told]]]
+
+
+class Batch(NamedTuple):
+    commits: list[Commit]
+    thens: list[tuple[int, Told]]  # (index of its commit there, whom to tell)
+    fresh: bool  # it sends new jobs under new ids, and does nothing else
 
 
 class _Sender:
@@ -38,18 +44,24 @@ class _Sender:
 
     Attributes:
         busy: it has, or will have, a batch to send.
+        batch: under way.
         place: of its batch, among all of this gatherer.
-        again: its batch met a fault, and is to be sent again.
+        holds: nothing newer is sent until its batch is answered.
     """
 
-    __slots__ = ("again", "busy", "client", "number", "place", "task", "under_way")
+    __slots__ = ("batch", "busy", "client", "holds", "number", "place", "task")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.number = self.place = 0
-        self.busy = self.again = False
-        self.under_way: Sequence[Commit] = ()
+        self.busy = self.holds = False
+        self.batch: Batch | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def under_way(self) -> Sequence[Commit]:
+        batch = self.batch  # once: another thread asks
+        return () if batch is None else batch.commits
 
 
 class Gatherer:
@@ -76,6 +88,7 @@ class Gatherer:
         self.answered: Callable[[Sequence[Commit], Sequence[Answer]], None] | None = None
         self._commits: list[Commit] = []  # of the batch that collects
         self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
+        self._fresh = True
         self._room = 0  # weight that it can still take; 0: it has yet to begin
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._first = _Sender(client)
@@ -83,22 +96,26 @@ class Gatherer:
         self._batches = 0
         self._prompt = store if for_callers and isinstance(store, Prompt) and self._second is None else None
 
-    def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1) -> None:
+    def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1, fresh: bool = False) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
 
-        `weight` is how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
+        Args:
+            weight: how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
+            fresh: it sends new jobs under ids that were made just now, and does nothing else.
         """
         self._room = room = self._room - weight
         if room < 0:
             self._begin_batch(weight)
         if then is not None:
             self._thens.append((len(self._commits), then))
+        if not fresh:
+            self._fresh = False
         self._commits.append(commit)
 
-    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
+    def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, future, weight=weigh(commit))
+        self.post(commit, future, weight=weigh(commit), fresh=fresh)
         return future
 
     def unanswered(self) -> list[Commit]:
@@ -110,7 +127,7 @@ class Gatherer:
         collecting = self._commits
         full = list(self._full)
         under_way = [*self._first.under_way, *(self._second.under_way if self._second is not None else ())]
-        return [*under_way, *chain.from_iterable(commits for commits, _ in full), *collecting]
+        return [*under_way, *chain.from_iterable(batch.commits for batch in full), *collecting]
 
     def end_within(self, ms: int) -> None:
         """What is not answered by then is unknown: whoever posts is about to go."""
@@ -119,91 +136,95 @@ class Gatherer:
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
         while busy := [sender for sender in (self._first, self._second) if sender is not None and sender.busy]:
-            tasks = [sender.task for sender in busy if sender.task is not None]
-            if tasks:
-                await asyncio.wait(tasks)
-            else:
-                await asyncio.sleep(0)
+            await asyncio.wait([sender.task or self._go_on(sender) for sender in busy])
 
     def _start(self, sender: _Sender) -> None:
         """It sends in the next turn of the loop: until then, commits gather."""
-        sender.busy = True
-        loop = asyncio.get_running_loop()
         if self._prompt is None:
-            sender.task = loop.create_task(self._send(sender))
+            self._go_on(sender)
         else:
-            loop.call_soon(self._send_at_once, sender, self._prompt)
+            asyncio.get_running_loop().call_soon(self._send_at_once, sender, self._prompt)
+            sender.busy = True
+
+    def _go_on(self, sender: _Sender) -> asyncio.Task[None]:
+        task = sender.task = asyncio.get_running_loop().create_task(self._send(sender))
+        sender.busy = True
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step tells nobody."""
+        for sender in (self._first, self._second):
+            if sender is not None and sender.task is task:
+                self._rest(sender)
+
+    def _rest(self, sender: _Sender) -> None:
+        sender.task, sender.batch, sender.busy, sender.holds = None, None, False, False
+        self._room = 0
 
     def _send_at_once(self, sender: _Sender, store: Prompt) -> None:
         """What has gathered, if it takes no waiting; else, or if there is more, a task goes on."""
-        batch: Batch | None = self._next_batch(sender)
-        assert batch is not None
-        sender.number += 1
+        if sender.task is not None:
+            return  # a flush was quicker
         try:
-            answers = store.commit_at_once(batch[0], batch=(sender.client, sender.number))
-            if answers is not None:
-                answered, batch = batch, None
-                self._settle(sender, answered, answers)
-        finally:  # a signal may raise in there: the batch goes on all the same
-            if batch is not None or self._full or self._commits:
-                sender.task = asyncio.get_running_loop().create_task(self._send(sender, batch))
+            if self._full or self._commits:
+                batch = self._next_batch(sender)
+                answers = store.commit_at_once(batch.commits, batch=(sender.client, sender.number))
+                if answers is not None:
+                    self._settle(sender, batch, answers)
+        finally:  # a signal may raise in there: the batch goes on all the same, under its number
+            if sender.batch is not None or self._has_more(sender):
+                self._go_on(sender)
             else:
                 self._rest(sender)
 
-    async def _send(self, sender: _Sender, batch: Batch | None = None) -> None:
-        """Batch after batch; the first is under way already, if it is given."""
+    async def _send(self, sender: _Sender) -> None:
+        """The batch that is under way, and those after it."""
         try:
-            while batch is not None or self._full or self._commits:
-                if batch is None:
-                    if self._is_behind(sender, self._batches + 1):
-                        await asyncio.sleep(FIRST_PAUSE_S)
-                        continue
-                    batch = self._next_batch(sender)
-                    sender.number += 1
-                commits = batch[0]
+            while sender.batch is not None or self._has_more(sender):
+                batch = sender.batch or self._next_batch(sender)
+                commits = batch.commits
                 answers = await self._answers(sender, commits)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
+                    sender.holds = True
                     answers = [await self._alone(sender, commit) for commit in commits]
                 self._settle(sender, batch, answers)
-                batch = None
         finally:
             self._rest(sender)
 
-    def _rest(self, sender: _Sender) -> None:
-        sender.task, sender.busy = None, False
-        self._room = 0
-
     def _settle(self, sender: _Sender, batch: Batch, answers: Sequence[Answer]) -> None:
         """The batch is answered."""
-        commits, thens = batch
+        commits = batch.commits
         if answers.count("applied") < len(answers):
             answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
         if self.answered is not None:
             self.answered(commits, answers)
-        sender.under_way = ()
-        for index, then in thens:
+        sender.batch, sender.holds = None, False
+        for index, then in batch.thens:
             if isinstance(then, asyncio.Future):
                 _resolve(then, answers[index])
             else:
                 then(answers[index])
 
     def _next_batch(self, sender: _Sender) -> Batch:
-        """What that sender is to send."""
-        if not self._full and len(self._commits) >= HALVED and (other := self._idle()) is not None:
+        """What that sender is to send, under a new number."""
+        if not self._full and self._fresh and len(self._commits) >= HALVED and (other := self._idle()) is not None:
             self._halve()
             self._start(other)
         if not self._full:
             self._close_batch()
         batch = self._full[0]
         self._batches = sender.place = self._batches + 1
-        sender.under_way = batch[0]
+        sender.number += 1
+        sender.holds = not batch.fresh
+        sender.batch = batch
         self._full.popleft()
         return batch
 
     def _halve(self) -> None:
         """The older half of what collects is full."""
         commits, thens, half = self._commits, self._thens, len(self._commits) // 2
-        self._full.append((commits[:half], [(index, then) for index, then in thens if index < half]))
+        self._full.append(Batch(commits[:half], [(index, then) for index, then in thens if index < half], self._fresh))
         self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
 
     def _idle(self) -> _Sender | None:
@@ -214,16 +235,16 @@ class Gatherer:
     def _begin_batch(self, weight: int) -> None:
         """The next batch begins with a commit of that weight, even if that alone is too much."""
         self._close_batch()
-        self._room = max(0, MAX_WEIGHT - weight)
         sender = self._idle()
-        if sender is not None:
+        if sender is not None and not self._is_behind(sender, self._batches + 1):
             self._start(sender)
+        self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
 
     def _close_batch(self) -> None:
         if self._commits:
-            self._full.append((self._commits, self._thens))
+            self._full.append(Batch(self._commits, self._thens, self._fresh))
             self._commits, self._thens = [], []
-        self._room = 0
+        self._fresh, self._room = True, 0
 
     async def _alone(self, sender: _Sender, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""
@@ -233,27 +254,32 @@ class Gatherer:
     async def _answers(self, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
         begun_at, pause = loop.time(), FIRST_PAUSE_S
-        try:
+        while True:
+            try:
+                return await self.store.commit(commits, batch=(sender.client, sender.number))
+            except StoreUnavailable as e:
+                unknown = e
+            except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
+                return [e] * len(commits)
+            sender.holds = True
+            wait = pause * (0.5 + self._rng.random() / 2)
             while True:
-                try:
-                    return await self.store.commit(commits, batch=(sender.client, sender.number))
-                except StoreUnavailable as e:
-                    if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
-                        return [e for _ in commits]
-                except Exception as e:  # noqa: BLE001  # refused, or a defect of the store: its callers must hear of it
-                    return [e] * len(commits)
-                sender.again = True
-                await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
-                pause = min(pause * 2, LONGEST_PAUSE_S)
-                while self._is_behind(sender, sender.place):
-                    await asyncio.sleep(FIRST_PAUSE_S)
-        finally:
-            sender.again = False
+                if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
+                    return [unknown for _ in commits]
+                await asyncio.sleep(wait)
+                wait = FIRST_PAUSE_S
+                if not self._is_behind(sender, sender.place):
+                    break
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    def _has_more(self, sender: _Sender) -> bool:
+        """For that sender; else the other goes on with it."""
+        return bool(self._full or self._commits) and not self._is_behind(sender, self._batches + 1)
 
     def _is_behind(self, sender: _Sender, place: int) -> bool:
-        """The other has an older batch, which met a fault."""
+        """The other has an older batch that holds."""
         other = self._second if sender is self._first else self._first
-        return other is not None and other.again and other.place < place
+        return other is not None and other.holds and other.place < place
 
 
 def _told(sender: _Sender, commit: Commit, answer: Answer) -> Answer:

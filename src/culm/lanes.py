@@ -41,11 +41,11 @@ class Lanes:
         for gatherer in self._gatherers.values():
             gatherer.answered = answered
 
-    def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1) -> None:
-        self._of(commit).post(commit, then, weight=weight)
+    def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1, fresh: bool = False) -> None:
+        self._of(commit).post(commit, then, weight=weight, fresh=fresh)
 
-    def submit(self, commit: Commit) -> asyncio.Future[Committed]:
-        return self._of(commit).submit(commit)
+    def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
+        return self._of(commit).submit(commit, fresh=fresh)
 
     def unanswered(self) -> list[Commit]:
         return [commit for gatherer in list(self._gatherers.values()) for commit in gatherer.unanswered()]

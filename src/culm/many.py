@@ -42,7 +42,8 @@ async def send_many(app: App, bounds: Iterable[Bound[Any]]) -> list[Handle[Any]]
             handles += [Handle(app, job.id, b.task) for job, b in zip(jobs, chunk, strict=True)]
             answered: asyncio.Future[Answer] = loop.create_future()
             commit = Commit(send=tuple(jobs))
-            gatherer.post(commit, answered.set_result, weight=weigh(commit))
+            fresh = not any(bound.options.id for bound in chunk)
+            gatherer.post(commit, answered.set_result, weight=weigh(commit), fresh=fresh)
             posted.append((jobs, answered))
             await asyncio.sleep(0)  # let the gatherer send this while the next is encoded
             if len(posted) > CHUNKS_AHEAD:

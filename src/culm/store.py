@@ -329,9 +329,10 @@ class Prompt(Protocol):
 
 @runtime_checkable
 class InOrder(Protocol):
-    """A store that applies what one event loop asks of it in the order in which it was asked, the former answered or not.
+    """A store that applies new jobs under new ids in the order in which one event loop sent them, the former answered or not.
 
-    Not for one whose batches wait for a disk, one after another: they had better be few.
+    What is not new may take it a second look, and be overtaken. Not for a store whose batches wait for a disk, one after
+    another: they had better be few.
     """
 
     in_order: Literal[True]

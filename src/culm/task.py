@@ -215,18 +215,21 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
     if app.tracing is None:
-        await _accepted(app, job, options.within)
+        await _accepted(app, job, options)
     else:
         with app.tracing.sending([job]) as traced:
-            await _accepted(app, traced[0], options.within)
+            await _accepted(app, traced[0], options)
     return Handle(app, job_id, bound.task)
 
 
-async def _accepted(app: App, job: Job, within: object) -> None:
+async def _accepted(app: App, job: Job, options: Options) -> None:
     if not app.payloads.plain:
         (job,) = await app.payloads.stored_jobs([job])
     commit = Commit(send=(job,))
-    answer = await app.gatherer().submit(commit) if within is None else await send_within(app, commit, within)
+    if options.within is None:
+        answer = await app.gatherer().submit(commit, fresh=not options.id)
+    else:
+        answer = await send_within(app, commit, options.within)
     if answer == "conflict":
         raise IdConflict(job.id)
 

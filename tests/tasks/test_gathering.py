@@ -122,7 +122,7 @@ def test_a_commit_is_never_missed_on_its_way_to_the_store(weight: int, two: bool
 
         gatherer.answered = answered
         for n in range(2 * HALVED + 7):
-            gatherer.post(commit := Commit(fence=Held(str(n), "w/1")), weight=weight)
+            gatherer.post(commit := Commit(fence=Held(str(n), "w/1")), weight=weight, fresh=True)
             gatherer.posted.append(commit)
         await gatherer.flush()
         assert not gatherer.posted
@@ -159,11 +159,11 @@ def test_of_two_batches_one_may_be_lost_while_the_other_is_answered(applies: boo
         store, answers = LosesTheFirst(applies=applies), list[Answer]()
         gatherer = Gatherer(store, client="c", rng=random.Random(1), for_callers=True)
         for n in range(HALVED):
-            gatherer.post(sending(f"{n:02d}"), answers.append)
+            gatherer.post(sending(f"{n:02d}"), answers.append, fresh=True)
         while not answers:
             await asyncio.sleep(0)
         assert len(answers) == HALVED // 2, "the other half is answered"
-        later = [gatherer.submit(sending(f"later {n}")) for n in range(10)]
+        later = [gatherer.submit(sending(f"later {n}"), fresh=True) for n in range(10)]
         assert [await answer for answer in later] == ["applied"] * 10
         assert answers == ["applied"] * HALVED
         assert store.lost == 3
@@ -195,7 +195,7 @@ def test_two_batches_that_were_lost_are_sent_again_in_their_order(seed: int) -> 
     async def main() -> None:
         store = Away()
         gatherer = Gatherer(store, client="c", rng=random.Random(seed), for_callers=True)
-        answers = [gatherer.submit(sending(f"{n:02d}")) for n in range(HALVED + 5)]
+        answers = [gatherer.submit(sending(f"{n:02d}"), fresh=True) for n in range(HALVED + 5)]
         assert [await answer for answer in answers] == ["applied"] * len(answers)
         names = [row.job.id for _, _, row in store.tables.ready["default", 5]]
         assert names == sorted(names)
@@ -237,7 +237,7 @@ def test_a_store_that_answers_at_once_now_and_then_gets_everything_once_and_in_o
         answers: list[Answer] = []
         while posted < 2_000:
             for _ in range(rng.choice([1, 1, 1, 2, 40])):
-                gatherer.post(sending(f"{posted:05d}"), answers.append, weight=rng.choice([1, 1, MAX_WEIGHT]))
+                gatherer.post(sending(f"{posted:05d}"), answers.append, weight=rng.choice([1, 1, MAX_WEIGHT]), fresh=rng.random() < 0.9)
                 posted += 1
             for _ in range(rng.randrange(5)):
                 await asyncio.sleep(0)
@@ -274,7 +274,7 @@ def test_what_a_signal_interrupts_goes_on_if_the_loop_does(done: bool) -> None:
 
     async def post() -> None:
         gatherer.post(sending("a"), answers.append)
-        await gatherer.flush()
+        await asyncio.sleep(1)
 
     try:
         gatherer = Gatherer(store, client="c", for_callers=True)
@@ -287,6 +287,47 @@ def test_what_a_signal_interrupts_goes_on_if_the_loop_does(done: bool) -> None:
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
     assert (answers, store.interrupts, len(store.tables.rows)) == (["applied"], 1, 1)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_after_its_tasks_were_cancelled_it_still_sends_and_its_flush_ends(turns: int) -> None:
+    """As whoever shuts down does: cancel all tasks, then close."""
+
+    async def main() -> None:
+        store, answers = Away(), list[Answer]()
+        store.calls = 5  # it is not away
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        for n in range(2 * HALVED):
+            gatherer.post(sending(f"{n:02d}"), answers.append, fresh=True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        me = asyncio.current_task()
+        for task in asyncio.all_tasks():
+            if task is not me:
+                task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(gatherer.flush(), 5)
+        assert await asyncio.wait_for(gatherer.submit(sending("later"), fresh=True), 5) == "applied"
+        await asyncio.wait_for(gatherer.flush(), 5)
+
+    run(main())
+
+
+def test_a_batch_that_may_take_a_second_look_is_not_followed() -> None:
+    """Its ids may be known: on Redis it would be overtaken, then."""
+
+    async def main() -> None:
+        store = Away()
+        store.calls = 5
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        answers = [gatherer.submit(sending(f"{n:02d}"), fresh=n != 3) for n in range(HALVED)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        answers += [gatherer.submit(sending(f"later {n}"), fresh=True) for n in range(3)]
+        assert [await answer for answer in answers] == ["applied"] * len(answers)
+        assert store.asked == [("c", 1), ("c", 2)]
+
+    run(main())
 
 
 def test_large_payloads_weigh_more() -> None:

@@ -76,7 +76,7 @@ class Faulty:
         plan: may be replaced at any time.
     """
 
-    in_order: Literal[True] = True
+    in_order: Literal[True] = True  # unless a plan makes calls late: what gathers its commits must bear that, too
 
     def __init__(self, store: FullStore, rng: Random, plan: Plan = CALM) -> None:
         self.plan = plan
