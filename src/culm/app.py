@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from culm.codec import Signature
 from culm.current import running
 from culm.dead import DeadLetters
 from culm.errors import DuplicateTask, StoreError, UnknownTask
+from culm.forks import Opening
 from culm.handle import Handle
 from culm.hooks import Hooks
 from culm.keys import Keys
@@ -97,7 +97,7 @@ class App:
         self._ids = ids or Ids(self.clock)
         self.new_id = self._ids.new
         self._given = self._store = store
-        self._opening = threading.Lock()
+        self._opening = Opening()
         _apps.add(self)
         self._latest: tuple[weakref.ref[asyncio.AbstractEventLoop], Gathering] | None = None  # nearly every call comes from one loop
         self._gatherers: WeakKeyDictionary[asyncio.AbstractEventLoop, Gathering] = WeakKeyDictionary()
@@ -280,7 +280,6 @@ class App:
         self.portal = Portal()
         self._latest = None
         self._gatherers.clear()
-        self._opening = threading.Lock()
         self._store = self._given
 
     async def __aenter__(self) -> Self:

@@ -12,7 +12,7 @@ HEAD = """
 import asyncio, os, signal, sqlite3, sys, threading, time
 from culm import App, CulmError, StoreError
 from culm.stores.open import open_store
-from culm.stores.sqlite import line
+from culm import forks
 from culm.stores.sqlite.store import SqliteStore
 
 db = sys.argv[1]
@@ -170,7 +170,7 @@ def test_a_child_refuses_the_file_that_its_parent_was_writing(tmp_path: Path) ->
     """A transaction longer than anybody waits: the fork happens, the child is told, and harms nobody."""
     run(
         """
-line.FORK_WAIT_S = 0.1
+forks.PARKING_WAIT_S = 0.1
 store = open_store(app.url)
 inside, out = threading.Event(), threading.Event()
 def slow(connection):
@@ -192,6 +192,61 @@ out.set(); writing.join()
 noop.sync.enqueue(1)
 assert count() == 1
 assert sqlite3.connect(db).execute("SELECT count(*) FROM tombstones").fetchone() == (1,)
+""",
+        tmp_path,
+    )
+
+
+def test_a_fork_waits_for_a_thread_that_imports_what_the_store_needs(tmp_path: Path) -> None:
+    """The child would wait for ever for the lock of a module whose importer it does not have."""
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.5)\n", encoding="utf-8")
+    run(
+        """
+import culm.app
+sys.path.insert(0, os.path.dirname(db))
+settled, importing = culm.app.settled, threading.Event()
+
+def slowly(url):
+    importing.set()
+    import slow_to_import
+    return settled(url)
+
+culm.app.settled = slowly
+opener = threading.Thread(target=lambda: app.store)
+opener.start()
+importing.wait()
+time.sleep(0.1)
+began = time.monotonic()
+pid = child(lambda: asyncio.run(noop.enqueue(1)))
+assert time.monotonic() - began > 0.2, "it did not wait"
+assert ended(pid) == 0
+opener.join()
+asyncio.run(noop.enqueue(2))
+assert ended(child(lambda: asyncio.run(noop.enqueue(3)))) == 0
+assert count() == 3
+""",
+        tmp_path,
+    )
+
+
+def test_a_fork_in_the_middle_of_opening_goes_on_after_a_while(tmp_path: Path) -> None:
+    """By the thread that opens it: as in the handler of a signal."""
+    run(
+        """
+import culm.app
+settled, pids = culm.app.settled, []
+
+def forks(url):
+    culm.app.settled = settled
+    pids.append(child(lambda: asyncio.run(noop.enqueue(1))))
+    return settled(url)
+
+culm.app.settled = forks
+asyncio.run(noop.enqueue(2))
+assert ended(pids[0]) == 0
+asyncio.run(noop.enqueue(3))
+assert ended(child(lambda: asyncio.run(noop.enqueue(4)))) == 0
+assert count() == 4
 """,
         tmp_path,
     )

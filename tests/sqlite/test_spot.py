@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from culm import StoreError
+from culm import StoreError, forks
 from culm.commit import Commit, Held
 from culm.job import Job
 from culm.outcome import Failed, Fault
 from culm.store import Claimed, ClaimOrder, Pending
-from culm.stores.sqlite import file, line, spot
+from culm.stores.sqlite import file, spot
 from culm.stores.sqlite.address import open_sqlite
 from culm.stores.sqlite.leases import Claim
 from culm.stores.sqlite.plain import MOST_AT_ONCE
@@ -240,7 +240,7 @@ def test_a_handler_that_forks_in_the_middle_does_not_wait_for_itself(tmp_path: P
         began = time.monotonic()
         assert await scene.send(jobs("a")) == ["applied"]
         assert len(children) == 1
-        assert time.monotonic() - began < line.FORK_WAIT_S / 2
+        assert time.monotonic() - began < forks.PARKING_WAIT_S / 2
         assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0  # noqa: ASYNC222  # it has ended
         assert isinstance(await scene.store.outcome("a"), Pending)
         assert await scene.send(jobs("b")) == ["applied"]

@@ -4,34 +4,19 @@ SQLite keeps what a process has of a file (its locks, the index of the WAL) in t
 but not the locks, so parent and child would each take them for theirs and write over each other. Therefore all lines are parked
 while the process forks: a transaction that is under way ends first, and whoever comes next waits until the fork is over.
 
-A transaction that does not end within `FORK_WAIT_S` does not stop the fork: the child then refuses to use that file.
+A transaction that does not end within `forks.PARKING_WAIT_S` does not stop the fork: the child then refuses to use that file.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
-from weakref import WeakSet
 
+from culm import forks
 from culm.errors import StoreError
-
-log = logging.getLogger("culm.sqlite")
-
-FORK_WAIT_S = 15.0  # longer than anybody waits for a lock of the file
-
-
-class Forked(Protocol):
-    """Something whose threads and locks the child of a fork does not have."""
-
-    def forked(self) -> None:
-        """Called in the child: begin anew, what was asked in the parent is the parent's."""
-        ...
 
 
 class Line:
@@ -54,8 +39,7 @@ class Line:
         self.lock = threading.Lock()
         self.owner = 0
         self._parked = self._is_own = False
-        with _lines_lock:
-            _lines.add(self)
+        forks.park_while_forking(self)
 
     def __enter__(self) -> sqlite3.Connection:
         """Raises sqlite3.Error when it cannot be opened, StoreError when this process may not use the file."""
@@ -65,7 +49,7 @@ class Line:
             if self.connection is None:
                 if self._path in _lost:
                     raise StoreError(
-                        f"this process was forked while its parent was writing {self._path} for more than {FORK_WAIT_S:g} s, "
+                        f"this process was forked while its parent was writing {self._path} for more than {forks.PARKING_WAIT_S:g} s, "
                         "and cannot use that file; fork earlier, or start a new process instead (multiprocessing: 'spawn')"
                     )
                 self.connection = self._connect()
@@ -108,41 +92,5 @@ class Line:
         self._parked, self.owner, self.lock = False, 0, threading.Lock()
 
 
-_lines: WeakSet[Line] = WeakSet()
-_lines_lock = threading.Lock()  # held while the process forks, so that no line is missed
-_told: WeakSet[Forked] = WeakSet()
 _lost: set[str] = set()  # files whose locks this process inherited in name only
 _never_closed: list[sqlite3.Connection | None] = []
-
-
-def tell_of_forks(what: Forked) -> None:
-    """Call its `forked` in the child of a fork, as long as it lives."""
-    _told.add(what)
-
-
-def _before() -> None:
-    _lines_lock.acquire()
-    give_up_at = time.monotonic() + FORK_WAIT_S
-    for line in _lines:
-        line.park(max(0.0, give_up_at - time.monotonic()))
-
-
-def _after_in_parent() -> None:
-    for line in _lines:
-        line.go_on()
-    _lines_lock.release()
-
-
-def _after_in_child() -> None:
-    global _lines_lock
-    _lines_lock = threading.Lock()
-    for line in _lines:
-        line.begin_anew()
-    for what in list(_told):
-        try:
-            what.forked()
-        except Exception:  # the others must begin anew, too
-            log.exception("sqlite.fork: %r", what)
-
-
-os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

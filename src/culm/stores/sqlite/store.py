@@ -18,6 +18,7 @@ import msgspec
 from culm.clock import Clock, SystemClock
 from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.errors import ConfigError
+from culm.forks import tell_of_forks
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
@@ -45,7 +46,7 @@ from culm.stores.sqlite.desk import Desk
 from culm.stores.sqlite.file import SCHEMA, Reserve, connect, connect_to_write, prepare
 from culm.stores.sqlite.lanes import Lanes
 from culm.stores.sqlite.leases import Claim, Leases
-from culm.stores.sqlite.line import Line, tell_of_forks
+from culm.stores.sqlite.line import Line
 from culm.stores.sqlite.rows import Rows
 from culm.stores.sqlite.spot import SMALL, SMALL_BYTES, Small
 from culm.stores.sqlite.sql import SQL

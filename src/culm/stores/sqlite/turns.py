@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from culm.stores.sqlite.line import tell_of_forks
+from culm.forks import tell_of_forks
 
 TURN_S = 0.000_05
 ROUNDING_S = 0.000_000_5  # a turn is cut to whole microseconds: what was read and set again would become shorter each time
