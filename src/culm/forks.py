@@ -49,14 +49,17 @@ class Opening:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._parked_by = 0
+        self._owner = self._parked_by = 0  # threads
         _openings.add(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        self._owner = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        if self._owner:  # else the handler of a signal has forked in here, and this is the child: it holds nothing
+            self._owner = 0
+            self._lock.release()
 
     def park(self, patience_s: float) -> None:
         if self._lock.acquire(timeout=patience_s):
@@ -68,7 +71,7 @@ class Opening:
             self._lock.release()
 
     def begin_anew(self) -> None:
-        self._lock, self._parked_by = threading.Lock(), 0
+        self._lock, self._owner, self._parked_by = threading.Lock(), 0, 0
 
 
 _openings: WeakSet[Opening] = WeakSet()
@@ -78,6 +81,7 @@ _told: WeakSet[Forked] = WeakSet()
 
 
 def park_while_forking(connection: Parks) -> None:
+    """As long as it lives."""
     with _connections_lock:
         _connections.add(connection)
 

@@ -331,8 +331,8 @@ class Prompt(Protocol):
 class InOrder(Protocol):
     """A store that applies new jobs under new ids in the order in which one event loop sent them, the former answered or not.
 
-    What is not new may take it a second look, and be overtaken. Not for a store whose batches wait for a disk, one after
-    another: they had better be few.
+    What is not new may take it a second look, and be overtaken. Not for a store that writes one batch after another to a disk,
+    as SQLite does: they had better be few.
     """
 
     in_order: Literal[True]

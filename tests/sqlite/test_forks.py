@@ -250,3 +250,26 @@ assert count() == 4
 """,
         tmp_path,
     )
+
+
+def test_the_child_of_a_fork_in_the_middle_of_opening_may_go_on_with_it(tmp_path: Path) -> None:
+    run(
+        """
+import culm.app
+settled, parent, pids = culm.app.settled, os.getpid(), []
+
+def forks(url):
+    culm.app.settled = settled
+    pids.append(os.fork())
+    return settled(url)
+
+culm.app.settled = forks
+_ = app.store  # in no loop: a child shares its parent's
+asyncio.run(noop.enqueue(1))
+asyncio.run(noop.enqueue(2))
+if os.getpid() == parent:
+    assert ended(pids[0]) == 0
+    assert count() == 4
+""",
+        tmp_path,
+    )
