@@ -112,6 +112,24 @@ class Gatherer:
             self._fresh = False
         self._commits.append(commit)
 
+    def post_all(self, commits: Sequence[Commit], weight: int) -> None:
+        """Send these with the next batch. Nobody is told their answers, but `answered` is.
+
+        Args:
+            weight: of all of them.
+        """
+        if not commits:
+            return
+        if weight > MAX_WEIGHT:
+            for commit in commits:
+                self.post(commit, weight=weigh(commit))
+            return
+        self._room = room = self._room - weight
+        if room < 0:
+            self._begin_batch(weight)
+        self._fresh = False
+        self._commits.extend(commits)
+
     def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from culm.batch import Answer, Gatherer, Then
-from culm.commit import Commit, Committed
+from culm.commit import Commit, Committed, weigh
 from culm.store import Laned, LanedStore, Store
 
 Answered: TypeAlias = Callable[[Sequence[Commit], Sequence[Answer]], None]
@@ -43,6 +43,13 @@ class Lanes:
 
     def post(self, commit: Commit, then: Then | None = None, *, weight: int = 1, fresh: bool = False) -> None:
         self._of(commit).post(commit, then, weight=weight, fresh=fresh)
+
+    def post_all(self, commits: Sequence[Commit], weight: int) -> None:
+        apart: dict[Gatherer, list[Commit]] = {}
+        for commit in commits:
+            apart.setdefault(self._of(commit), []).append(commit)
+        for gatherer, some in apart.items():
+            gatherer.post_all(some, len(some) if weight == len(commits) else sum(map(weigh, some)))
 
     def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
         return self._of(commit).submit(commit, fresh=fresh)

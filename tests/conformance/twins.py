@@ -18,6 +18,7 @@ from culm.commit import BatchId, Commit, Committed, Held
 from culm.job import Delivery, scope_of
 from culm.store import Claimed, ClaimOrder, FullStore
 from culm.stores.memory import MemoryStore
+from culm.stores.tables import Tables
 from culm.testing.clock import ManualClock
 from culm.testing.conformance.bench import by_id
 from tests.conformance.stores import Subject
@@ -31,7 +32,7 @@ class Twins:
     def __init__(self, subject: Subject, path: Path) -> None:
         self.clock = ManualClock()
         self.runner = asyncio.Runner()
-        self.model: FullStore = MemoryStore(self.clock)
+        self.model: FullStore = MemoryStore(self.clock, tables=Tables)
         self.subject = subject.open(path, self.clock)
         self.ordered = "order" in subject.features
         self.saw: Counter[str] = Counter()  # what this history touched: one that touched nothing proves nothing

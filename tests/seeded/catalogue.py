@@ -15,15 +15,15 @@ Maker: TypeAlias = Callable[[Clock], MemoryStore]
 
 def _maker(tables: type[Tables]) -> Maker:
     def make(clock: Clock) -> MemoryStore:
-        store = MemoryStore(clock)
-        store.tables = tables(clock.now_ms)
-        return store
+        return MemoryStore(clock, tables=tables)
 
     return make
 
 
 SEEDED: dict[str, Maker] = {
     "no fence": _maker(fences.NoFence),
+    "quick end without a fence": _maker(fences.QuickWithoutFence),
+    "quick end forgets its tree": _maker(fences.QuickForgetsItsTree),
     "finished may be committed again": _maker(fences.FinishedMayBeCommittedAgain),
     "late attempt overwrites a result": _maker(fences.LateAttemptOverwrites),
     "no resend memory": _maker(fences.NoResendMemory),

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from culm.commit import BatchId, Commit, Committed, Held
+from culm.job import Delivery
 from culm.outcome import FINAL, Outcome, Released
 from culm.store import Claimed, ClaimOrder, LeaseState
+from culm.stores.quick_tables import QuickTables
 from culm.stores.rows import Row
 from culm.stores.tables import NEVER, Tables
 
@@ -23,6 +25,24 @@ class NoFence(Tables):
 
     def _apply(self, c: Commit, now: int) -> Committed:
         return super()._apply(_under_the_lease_there_is(self, c), now)
+
+
+class QuickWithoutFence(QuickTables):
+    """The short way asks whether a lease holds the job, and not which."""
+
+    def _apply_all(self, commits: Sequence[Commit], now: int) -> list[Committed]:
+        return super()._apply_all([_under_the_lease_there_is(self, c) for c in commits], now)
+
+
+class QuickForgetsItsTree(QuickTables):
+    """The short way is taken for jobs that others of their tree wait for."""
+
+    def _apply_all(self, commits: Sequence[Commit], now: int) -> list[Committed]:
+        scopes, self.scopes = self.scopes, {}
+        try:
+            return super()._apply_all(commits, now)
+        finally:
+            self.scopes = scopes | self.scopes
 
 
 class FinishedMayBeCommittedAgain(Tables):
@@ -116,19 +136,20 @@ class ExpiredLeaseNotClaimable(Tables):
 class CrashNotCounted(Tables):
     """A lease that ran out leaves no trace."""
 
-    def _grant(self, row: Row, lease: str, until: int) -> None:
-        expiries = row.expiries
-        super()._grant(row, lease, until)
-        row.expiries = expiries
+    def _grant(self, rows: Sequence[Row], lease: str, now: int, until: int) -> list[Delivery]:
+        for row in rows:
+            row.expiries -= bool(row.lease)
+        return super()._grant(rows, lease, now, until)
 
 
 class FenceFallsBack(Tables):
     """The fence begins anew with every attempt."""
 
-    def _grant(self, row: Row, lease: str, until: int) -> None:
-        if not row.lease:
-            row.fence = 0
-        super()._grant(row, lease, until)
+    def _grant(self, rows: Sequence[Row], lease: str, now: int, until: int) -> list[Delivery]:
+        for row in rows:
+            if not row.lease:
+                row.fence = 0
+        return super()._grant(rows, lease, now, until)
 
 
 class AttemptsNotGivenBack(Tables):

@@ -21,6 +21,7 @@ from culm.job import Delivery, Job
 from culm.outcome import Succeeded
 from culm.store import FullStore
 from culm.stores.memory import MemoryStore
+from culm.stores.tables import Tables
 from culm.testing.faults import HOUR_MS, Crash, DriftingClock, Faulty, Plan, VirtualClock
 from culm.testing.virtual_loop import START_S, VirtualLoop, gone, never, run
 
@@ -263,7 +264,7 @@ class Storm:
 
     def __init__(self, loop: VirtualLoop, *, plans: dict[str, Plan]) -> None:
         self.ledger: list[tuple[str, str]] = []
-        self.store = MemoryStore(VirtualClock(loop), ledger=self.ledger)
+        self.store = MemoryStore(VirtualClock(loop), ledger=self.ledger, tables=Tables)
         self.loop, self.sent, self.ended = loop, set[str](), list[tuple[Delivery, Committed]]()
         self.unknown = 0
         self.applied: Counter[str] = Counter()

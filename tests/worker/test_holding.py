@@ -45,9 +45,10 @@ def test_a_job_is_held_at_every_moment_from_the_buffer_to_its_end(monkeypatch: p
                 check("running")
                 super().__setitem__(attempt, task)
 
-            def __delitem__(self, attempt: Attempt) -> None:
-                super().__delitem__(attempt)
+            def pop(self, attempt: Attempt, *default: Any) -> Any:
+                task = super().pop(attempt, *default)
                 check("gatherer")
+                return task
 
         right = Slots.__init__
 

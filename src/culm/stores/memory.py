@@ -1,4 +1,4 @@
-"""`memory://`: a store that lives in this process and dies with it. Its logic is `tables.py`; here is the outside of it.
+"""`memory://`: a store that lives in this process and dies with it. Its logic is `tables.py`, by way of `quick_tables.py`.
 
 The lock makes each call atomic among threads (the heart of a worker extends leases from its own). Nothing is awaited
 while it is held.
@@ -34,6 +34,7 @@ from culm.store import (
 )
 from culm.stores.bells import Bells
 from culm.stores.memory_blobs import MemoryBlobs
+from culm.stores.quick_tables import QuickTables
 from culm.stores.rows import Row
 from culm.stores.tables import Tables
 from culm.stores.waits import waits
@@ -47,13 +48,16 @@ class MemoryStore:
     Args:
         clock: the store's clock; leases and delays are judged by it alone.
         ledger: receives (job id, lease) of each final commit, for tests.
+        tables: its logic; `Tables` for the specification to the letter.
     """
 
     in_order: Literal[True] = True
 
-    def __init__(self, clock: Clock | None = None, *, ledger: list[tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, ledger: list[tuple[str, str]] | None = None, tables: type[Tables] = QuickTables
+    ) -> None:
         self._clock = clock or SystemClock()
-        self.tables = Tables(self._clock.now_ms, ledger=ledger)
+        self.tables = tables(self._clock.now_ms, ledger=ledger)
         self.blobs = MemoryBlobs(self._clock.now_ms)
         self._lock = threading.Lock()
         self._bells = Bells()

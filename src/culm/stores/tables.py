@@ -50,9 +50,12 @@ class Tables:
         if known is not None and number <= known[0]:  # the reply was lost; nothing is applied twice, whatever has become of the jobs
             return known[1] if number == known[0] else ["lease_lost"] * len(commits)
         now = self.now()
-        answers = [self._apply(c, now) for c in commits]
+        answers = self._apply_all(commits, now)
         self._answered[client] = (number, answers, now)
         return answers
+
+    def _apply_all(self, commits: Sequence[Commit], now: int) -> list[Committed]:
+        return [self._apply(c, now) for c in commits]
 
     def _apply(self, c: Commit, now: int) -> Committed:
         row, fence = None, c.fence
@@ -257,13 +260,12 @@ class Tables:
         for some in priorities:
             if len(picked) < limit:
                 picked += self._take([(q, p) for p in some for q in queues], now, limit - len(picked))
-        for row in picked:
-            self._grant(row, lease, now + for_ms)
+        granted = self._grant(picked, lease, now, now + for_ms)
         if picked:
             self._claims[claimer] = (lease, now)
             self._next_expiry = min(self._next_expiry, now + for_ms)
         due = min((lane[0][0] for (q, _), lane in self.ready.items() if lane and q in queues), default=None)
-        return Claimed([_delivery(r, now) for r in picked], None if due is None else max(0, due - now))
+        return Claimed(granted, None if due is None else max(0, due - now))
 
     def _overdue(self, queues: Sequence[str], now: int, limit: int) -> list[Row]:
         """Leased jobs whose lease ran out, the earliest first; whoever was asked to stop is stopped now."""
@@ -291,16 +293,21 @@ class Tables:
                 del lane[: bisect_right(lane, found[-1])]
         return [row for _, _, row in found]
 
-    def _grant(self, row: Row, lease: str, until: int) -> None:
-        if row.lease:
-            row.expiries += 1
-        else:
-            row.was_due = row.due
-            row.attempt += 1
-            self.leased[row.job.id] = row
-        row.fence += 1
-        row.lease = lease
-        row.due = until
+    def _grant(self, rows: Sequence[Row], lease: str, now: int, until: int) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for row in rows:
+            job = row.job
+            if row.lease:
+                row.expiries += 1
+            else:
+                row.was_due = row.due
+                row.attempt += 1
+                self.leased[job.id] = row
+            row.fence += 1
+            row.lease = lease
+            row.due = until
+            deliveries.append(Delivery(job, lease, row.attempt, row.expiries, row.fence, now - row.sent))
+        return deliveries
 
     def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:
         until, answers = self.now() + for_ms, list[LeaseState]()

@@ -51,6 +51,7 @@ class Claimer:
         self.rests = False
         self._store = store
         self._patient = store if isinstance(store, Patient) else None
+        self._laned = store if isinstance(store, Laned) else None
         self._wait_ms = 0  # how long the next claim may wait in the store
         self._queues = tuple(queues)
         self._name = name
@@ -106,13 +107,16 @@ class Claimer:
                 self._measured = (loop.time(), slots.done)
             else:
                 self._measure(loop.time(), slots)
-            for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
-                slots.feed(list(some))
+            if self._laned is None:
+                slots.feed(claimed.deliveries)
+            else:
+                for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
+                    slots.feed(list(some))
             if len(claimed.deliveries) < limit and not self._stopping:
                 await self._wait(claimed.next_ms)
                 self._measured = (loop.time(), slots.done)
-        if isinstance(self._store, Laned):  # what a part of it owes would be nobody's for the rest of the lease
-            for delivery in await self._store.owed(self._name):
+        if self._laned is not None:  # what a part of it owes would be nobody's for the rest of the lease
+            for delivery in await self._laned.owed(self._name):
                 slots.feed([delivery])
 
     async def rest(self) -> None:

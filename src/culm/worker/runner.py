@@ -71,9 +71,10 @@ class Runner:
     async def run(self, attempt: Attempt, ended: Callable[[Attempt, Outcome], None]) -> None:
         """Run it and tell what it came to. Never raises, except when its own coroutine is closed."""
         enter(attempt)
-        job = attempt.job
+        job, delivery, outcome = attempt.job, attempt.delivery, None
         task = self.tasks.get(job.task)
-        outcome = decide.before_start(attempt.delivery, knows_task=task is not None)
+        if task is None or delivery.broken or job.v != PLAIN or job.expires_ms is not None or job.deadline_ms is not None:
+            outcome = decide.before_start(delivery, knows_task=task is not None)  # else there is nothing to ask: a call for each job
         if outcome is None and task is not None:
             attempt.began = started = self.now()
             try:

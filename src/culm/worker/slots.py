@@ -28,6 +28,7 @@ from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.decision import decision_of
 from culm.worker.hooked import Hooked
+from culm.worker.own_task import task_maker
 from culm.worker.runner import NOTHING, Runner
 from culm.worker.tally import Tally
 from culm.worker.wrapped import Wrapped
@@ -73,7 +74,7 @@ class Slots:
         self._post = gatherer.post
         gatherer.answered = self._answered
         self._loop = asyncio.get_running_loop()
-        self._create_task, self._run = self._loop.create_task, runner.run  # bound once, not for each job
+        self._task, self._run = task_maker(self._loop), runner.run  # bound once, not for each job
         self._base = contextvars.copy_context()
         self._hungry = hungry
         self._board = board
@@ -83,6 +84,8 @@ class Slots:
         self.low_water = 0  # of the buffer; below it the claimer is told
         self.buffer: deque[Delivery] = deque()
         self.running: dict[Attempt, asyncio.Task[None]] = {}  # in the order in which they began
+        self._ends: list[tuple[Attempt, Outcome]] = []  # not decided yet
+        self._turning = False  # a turn is planned
         self.done = 0
         self._done_then, self._quiet_scans = 0, 0
         self._fed_at: dict[str, float] = {}  # when the deliveries of a lease came into the buffer, the oldest first
@@ -128,52 +131,84 @@ class Slots:
             self._board.claimed(lease, [d.job.id for d in deliveries], in_buffer=len(self._fed_at))
         self._empty.clear()
         if self._settling is None:
-            for _ in range(min(self.free, len(buffer))):
-                self._start_next()
+            self._fill()
 
-    def _start_next(self) -> None:
-        """The oldest of the buffer runs. It is in the buffer until it is among the running: the heart asks at any moment."""
-        delivery = self.buffer[0]
-        job = delivery.job
-        if job.expires_ms is not None or job.deadline_ms is not None:
-            now = self._loop.time()
-            waited = now - self._fed_at.get(delivery.lease, now)
-            delivery = replace(delivery, age_ms=delivery.age_ms + round(waited * 1000))
-        attempt = Attempt(delivery, job, self._app)
-        if self._board is not None:
-            attempt.slot = self._board.begin(delivery.lease, job.id)
-        self.running[attempt] = self._create_task(self._run(attempt, self._end), context=self._base.copy())
-        self.buffer.popleft()
+    def _fill(self) -> None:
+        """The oldest of the buffer run, as far as there are slots. Each is in the buffer until it is among the running: the heart asks at
+        any moment."""
+        buffer, running = self.buffer, self.running
+        free = self.concurrency - len(running)
+        if not buffer or free <= 0:
+            return
+        for _ in range(min(free, len(buffer))):
+            delivery = buffer[0]
+            job = delivery.job
+            if job.expires_ms is not None or job.deadline_ms is not None:
+                now = self._loop.time()
+                waited = now - self._fed_at.get(delivery.lease, now)
+                delivery = replace(delivery, age_ms=delivery.age_ms + round(waited * 1000))
+            attempt = Attempt(delivery, job, self._app)
+            if self._board is not None:
+                attempt.slot = self._board.begin(delivery.lease, job.id)
+            running[attempt] = self._task(self._run(attempt, self._end), loop=self._loop, name=job.id, context=self._base.copy())
+            buffer.popleft()
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
-        """The last step of an attempt's asyncio task: its decision goes to the store, its slot to the next delivery."""
+        """The last step of an attempt's asyncio task."""
         attempt.over = True
         if self._board is not None and attempt.slot >= 0:
             self._board.end(attempt.slot)
+        self._ends.append((attempt, outcome))
+        if not self._turning:
+            self._turn()
+
+    def _turn(self) -> None:
+        """After the first steps of what was started together: what ended is decided together, and its slots are filled together."""
+        self._turning = False
+        ended = self._take_ends()
+        if not self._apart:
+            self._fill()
+            if len(self.buffer) <= self.low_water:
+                self._hungry()
+        elif ended:
+            self._settling = self._settling or self._loop.create_task(self._settle())
+        if not self.buffer and not self.running:
+            self._empty.set()
+
+    def _take_ends(self) -> bool:
+        """The decisions of what ended go to the store; each is among the unanswered before it leaves the running. False: nothing has."""
+        ends, commits, weight = self._ends, list[Commit](), 0
+        if not ends:
+            return False
+        for attempt, outcome in ends:
+            job = attempt.job
+            if attempt.effects is None and attempt.committed is None and job.v == PLAIN:
+                commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
+                commits.append(commit)
+                weight += 1 if outcome is NOTHING else weigh(commit)
+            else:
+                self._decide(attempt, outcome)
+        self._gatherer.post_all(commits, weight)
+        for attempt, _ in ends:
+            self.running.pop(attempt, None)
+        self.done += len(ends)
+        self._ends = []  # last: if a signal raises in here, what is posted twice is refused once, and nothing is forgotten
+        return True
+
+    def _decide(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The decision of one attempt goes to the store, if it is not there."""
         job = attempt.job
         if attempt.committed is None:
             commit = decision_of(attempt, outcome)
             then: Then | None = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
             if attempt.before_hook is not None:
                 then = self._keep_without_hook(commit, attempt.before_hook, then)
-            self._post(commit, then, weight=1 if outcome is NOTHING and attempt.effects is None else weigh(commit))
+            self._post(commit, then, weight=weigh(commit))
         elif attempt.committed != "applied":
             self._fence(job.id)
-        del self.running[attempt]
-        self.done += 1
-        buffer = self.buffer
-        if self._apart:
-            self._settling = self._settling or self._loop.create_task(self._settle())
-            if not buffer:
-                self._empty.set()
-        elif buffer:
-            self._start_next()
-            if len(buffer) == self.low_water:
-                self._hungry()
-        else:
-            self._hungry()
-            if not self.running:
-                self._empty.set()
 
     def _keep_without_hook(self, commit: Commit, sizes: tuple[int, int, int], then: Then | None) -> Then:
         """Until the commit is answered: an end must not fail for what its hook sent."""
@@ -194,8 +229,8 @@ class Slots:
         """Apart: what ended is written, then the next begins."""
         await self._gatherer.flush()
         self._settling = None
-        if self.buffer and not self.running:
-            self._start_next()
+        if not self.running:
+            self._fill()
         self._empty_if_it_is()
 
     def _empty_if_it_is(self) -> None:
@@ -247,6 +282,7 @@ class Slots:
 
     def scan(self, now: float) -> None:
         """Stop the attempts whose time is over. Called a few times a second: cheaper than a timer per job."""
+        self._turn()
         for attempt in list(self.running):
             if not attempt.ends_at:
                 left_ms = decide.time_left_ms(attempt.delivery)
@@ -262,6 +298,7 @@ class Slots:
         bad = {(h.job_id, h.lease): state for h, state in zip(held, states, strict=True) if state != "held"}
         if not bad:
             return
+        self._take_ends()
         for attempt in list(self.running):
             state = bad.get((attempt.job.id, attempt.delivery.lease))
             if state is not None and not attempt.stopping:
@@ -283,6 +320,7 @@ class Slots:
         if inspect.getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == inspect.CORO_CREATED:
             # Cancelled before its first step it never runs, and tells nobody: its slot and its lease would be held for ever.
             self._ended(attempt, decide.on_cancel() if why == "cancel" else Released())
+            self._take_ends()
 
     def release_stale(self) -> bool:
         """Give back the buffer when nothing has ended for a while: what waits behind long jobs may run elsewhere. Says whether it did."""
@@ -309,6 +347,7 @@ class Slots:
         """Start nothing more; await what runs, until the grace is over or somebody is in a hurry; then stop and release the rest."""
         self._closing = True
         self.release_buffered()
+        self._take_ends()
         self._empty_if_it_is()
         for attempt in [a for a in self.running if a.waits]:
             self._stop(attempt, "shutdown")
@@ -316,10 +355,12 @@ class Slots:
         await asyncio.wait([done, hurried], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         done.cancel()
         hurried.cancel()
+        self._take_ends()
         for attempt in list(self.running):
             self._stop(attempt, "shutdown")
         if self.running:
             await asyncio.wait(list(self.running.values()), timeout=1.0)
+        self._take_ends()
         for attempt in list(self.running):  # it does not listen: its job is given back, whatever it still does
             attempt.over = True
             if self._board is not None:
