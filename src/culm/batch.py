@@ -4,6 +4,9 @@ An idle gatherer sends at once. Each batch has a number, so resending it after a
 the gatherer resends by itself, with growing pauses, until `give_up_ms` have passed; then every commit of the batch is
 unknown. A caller that is cancelled does not cancel the batch, and a refused commit does not harm the others.
 
+A store that can be asked without a task (`Prompt`) is: its answer is a call. A commit that comes alone, after another one that was alone,
+goes out where it is posted, if the answer comes later; otherwise what is posted in one turn of the loop goes together.
+
 Where the store applies in order what it is asked, a second batch may follow one that is not answered yet: the store works while
 the next is put together. Each of the two senders has a name and numbers of its own, so a batch that has to be resent is not
 taken for an old one because its successor came through. Until that is answered nothing newer is sent; nor while a batch
@@ -16,6 +19,8 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import chain
 from math import inf
 from typing import NamedTuple, TypeAlias
@@ -45,18 +50,24 @@ class _Sender:
     Attributes:
         busy: it has, or will have, a batch to send.
         batch: under way.
+        begun_at: when it was sent first, by the loop's clock.
         place: of its batch, among all of this gatherer.
         holds: nothing newer is sent until its batch is answered.
+        task: sends its batches, and sends them again; None: none of that is needed so far.
+        asked: the store was asked without a task, and has not answered.
+        told: done when it has, if somebody waits for that.
     """
 
-    __slots__ = ("batch", "busy", "client", "holds", "number", "place", "task")
+    __slots__ = ("asked", "batch", "begun_at", "busy", "client", "holds", "number", "place", "task", "told")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.number = self.place = 0
-        self.busy = self.holds = False
+        self.begun_at = 0.0
+        self.busy = self.holds = self.asked = False
         self.batch: Batch | None = None
         self.task: asyncio.Task[None] | None = None
+        self.told: asyncio.Future[None] | None = None
 
     @property
     def under_way(self) -> Sequence[Commit]:
@@ -92,9 +103,12 @@ class Gatherer:
         self._room = 0  # weight that it can still take; 0: it has yet to begin
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._first = _Sender(client)
-        self._second = _Sender(f"{client}+") if for_callers and isinstance(store, InOrder) else None
+        in_order = isinstance(store, InOrder)
+        self._second = _Sender(f"{client}+") if for_callers and in_order else None
         self._batches = 0
-        self._prompt = store if for_callers and isinstance(store, Prompt) and self._second is None else None
+        self._prompt = store if isinstance(store, Prompt) and (for_callers or in_order) else None
+        self._answers_later = self._prompt is not None and in_order
+        self._alone_lately = self._answers_later  # the last batch was of one commit
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1, fresh: bool = False) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
@@ -104,13 +118,14 @@ class Gatherer:
             fresh: it sends new jobs under ids that were made just now, and does nothing else.
         """
         self._room = room = self._room - weight
-        if room < 0:
-            self._begin_batch(weight)
+        sender = self._begin_batch(weight) if room < 0 else None
         if then is not None:
             self._thens.append((len(self._commits), then))
         if not fresh:
             self._fresh = False
         self._commits.append(commit)
+        if sender is not None:
+            self._start(sender)
 
     def post_all(self, commits: Sequence[Commit], weight: int) -> None:
         """Send these with the next batch. Nobody is told their answers, but `answered` is.
@@ -125,10 +140,11 @@ class Gatherer:
                 self.post(commit, weight=weigh(commit))
             return
         self._room = room = self._room - weight
-        if room < 0:
-            self._begin_batch(weight)
+        sender = self._begin_batch(weight) if room < 0 else None
         self._fresh = False
         self._commits.extend(commits)
+        if sender is not None:
+            self._start(sender)
 
     def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
@@ -154,15 +170,27 @@ class Gatherer:
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
         while busy := [sender for sender in (self._first, self._second) if sender is not None and sender.busy]:
-            await asyncio.wait([sender.task or self._go_on(sender) for sender in busy])
+            await asyncio.wait([self._end_of(sender) for sender in busy])
+
+    def _end_of(self, sender: _Sender) -> asyncio.Future[None]:
+        if sender.task is not None or not sender.asked:
+            return sender.task or self._go_on(sender)
+        if sender.told is None:
+            sender.told = asyncio.get_running_loop().create_future()
+        return sender.told
 
     def _start(self, sender: _Sender) -> None:
-        """It sends in the next turn of the loop: until then, commits gather."""
+        """It sends in the next turn of the loop: until then, commits gather. What may well be alone goes now."""
         if self._prompt is None:
             self._go_on(sender)
+        elif self._alone_lately:
+            self._send_at_once(sender, self._prompt)
         else:
-            asyncio.get_running_loop().call_soon(self._send_at_once, sender, self._prompt)
-            sender.busy = True
+            self._send_soon(sender, self._prompt)
+
+    def _send_soon(self, sender: _Sender, store: Prompt) -> None:
+        asyncio.get_running_loop().call_soon(self._send_at_once, sender, store)
+        sender.busy = True
 
     def _go_on(self, sender: _Sender) -> asyncio.Task[None]:
         task = sender.task = asyncio.get_running_loop().create_task(self._send(sender))
@@ -181,20 +209,48 @@ class Gatherer:
         self._room = 0
 
     def _send_at_once(self, sender: _Sender, store: Prompt) -> None:
-        """What has gathered, if it takes no waiting; else, or if there is more, a task goes on."""
-        if sender.task is not None:
+        """What has gathered, if the store can be asked without a task; else, or when it cannot answer, a task goes on."""
+        if sender.task is not None or sender.asked:
             return  # a flush was quicker
+        sender.busy = True
+        asked = False
         try:
-            if self._full or self._commits:
+            if self._has_more(sender):
                 batch = self._next_batch(sender)
-                answers = store.commit_at_once(batch.commits, batch=(sender.client, sender.number))
-                if answers is not None:
-                    self._settle(sender, batch, answers)
+                sender.asked = True
+                answered = partial(self._answered_at_once, sender, sender.number)
+                with suppress(Exception):  # a task meets the same, and answers with it
+                    asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), then=answered)
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
-            if sender.batch is not None or self._has_more(sender):
-                self._go_on(sender)
+            if not asked:
+                sender.asked = False
+                self._go_on_or_rest(sender)
+
+    def _answered_at_once(self, sender: _Sender, number: int, answers: Sequence[Answer] | None) -> None:
+        """None: whether it was done the same batch will tell."""
+        batch = sender.batch
+        if not sender.asked or sender.number != number or batch is None:
+            return  # a signal raised when it was asked, and a task went on
+        sender.asked = False
+        if sender.told is not None and not sender.told.done():
+            sender.told.set_result(None)
+        sender.told = None
+        try:
+            if answers is None:
+                sender.holds = True
             else:
-                self._rest(sender)
+                self._settle(sender, batch, answers)
+        finally:
+            if sender.batch is None and self._prompt is not None and self._has_more(sender):
+                self._send_soon(sender, self._prompt)
+            else:
+                self._go_on_or_rest(sender)
+
+    def _go_on_or_rest(self, sender: _Sender) -> None:
+        if sender.batch is not None or self._has_more(sender):
+            self._go_on(sender)
+        else:
+            self._rest(sender)
 
     async def _send(self, sender: _Sender) -> None:
         """The batch that is under way, and those after it."""
@@ -202,7 +258,7 @@ class Gatherer:
             while sender.batch is not None or self._has_more(sender):
                 batch = sender.batch or self._next_batch(sender)
                 commits = batch.commits
-                answers = await self._answers(sender, commits)
+                answers = await self._answers(sender, commits, sender.begun_at)
                 if len(commits) > 1 and isinstance(answers[0], Exception) and not isinstance(answers[0], StoreUnavailable):
                     sender.holds = True
                     answers = [await self._alone(sender, commit) for commit in commits]
@@ -213,6 +269,7 @@ class Gatherer:
     def _settle(self, sender: _Sender, batch: Batch, answers: Sequence[Answer]) -> None:
         """The batch is answered."""
         commits = batch.commits
+        self._alone_lately = self._answers_later and len(commits) == 1
         if answers.count("applied") < len(answers):
             answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
         if self.answered is not None:
@@ -234,6 +291,7 @@ class Gatherer:
         batch = self._full[0]
         self._batches = sender.place = self._batches + 1
         sender.number += 1
+        sender.begun_at = asyncio.get_running_loop().time()
         sender.holds = not batch.fresh
         sender.batch = batch
         self._full.popleft()
@@ -250,13 +308,12 @@ class Gatherer:
             return self._first
         return self._second if self._second is not None and not self._second.busy else None
 
-    def _begin_batch(self, weight: int) -> None:
-        """The next batch begins with a commit of that weight, even if that alone is too much."""
+    def _begin_batch(self, weight: int) -> _Sender | None:
+        """The next batch begins with a commit of that weight, even if that alone is too much. Returns who is to start with it."""
         self._close_batch()
         sender = self._idle()
-        if sender is not None and not self._is_behind(sender, self._batches + 1):
-            self._start(sender)
         self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
+        return sender if sender is not None and not self._is_behind(sender, self._batches + 1) else None
 
     def _close_batch(self) -> None:
         if self._commits:
@@ -267,11 +324,10 @@ class Gatherer:
     async def _alone(self, sender: _Sender, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""
         sender.number += 1
-        return (await self._answers(sender, [commit]))[0]
+        return (await self._answers(sender, [commit], asyncio.get_running_loop().time()))[0]
 
-    async def _answers(self, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
-        loop = asyncio.get_running_loop()
-        begun_at, pause = loop.time(), FIRST_PAUSE_S
+    async def _answers(self, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_S
         while True:
             try:
                 return await self.store.commit(commits, batch=(sender.client, sender.number))

@@ -11,7 +11,7 @@ A store may be used from any event loop. It raises only StoreUnavailable (it may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
@@ -320,10 +320,16 @@ class Laned(Protocol):
 
 @runtime_checkable
 class Prompt(Protocol):
-    """A store that may answer a commit where it is asked, without a wait: no task is made for it, then."""
+    """A store that can be asked for a commit without a task.
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
-        """As `commit`. None: that cannot be now; whether it was done the same batch will tell."""
+    One that is `InOrder`, too, answers later; another may answer before it returns.
+    """
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+        """As `commit`, but `then` is called with the answers, once; None: whether it was done the same batch will tell.
+
+        False: that cannot be now; `then` is not called.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trustme
@@ -13,6 +14,7 @@ from culm.commit import Commit, Held
 from culm.errors import ConfigError, StoreUnavailable
 from culm.outcome import Succeeded
 from culm.store import Ended, Hint
+from culm.stores.redis.link import Link
 from tests.on_redis.asking import send, until
 from tests.on_redis.conftest import Opened
 from tests.servers import HOST, RedisServer, free_port
@@ -77,6 +79,7 @@ async def test_over_tls_with_a_private_authority(tmp_path: Path, opened: Opener)
         address = f"rediss://{HOST}:{port}/0"
         async with opened(f"{address}?ca={tmp_path}/ca.pem") as store:
             assert await send(store, "a") == ["applied"]
+            assert (await cast(Link, store._here().link).connection())._fd == -1, "beside TLS nobody reads"
             await (await store.subscribe("x")).close()
             await store.wait(["other"], for_ms=10)
         async with opened(address) as store:

@@ -197,7 +197,7 @@ def stop_does_not_await_its_last_commits(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("a resent batch gets a new number")
 def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
         while True:
             try:
                 return await self.store.commit(commits, batch=(sender.client, sender.number))
@@ -210,13 +210,23 @@ def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("an unanswered batch is taken for applied")
 def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit]) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
         try:
             return await self.store.commit(commits, batch=(sender.client, sender.number))
         except StoreUnavailable:
             return ["applied"] * len(commits)
 
     patch.setattr(Gatherer, "_answers", answers)
+
+
+@_bug("a batch whose answer is lost is taken for applied")
+def a_batch_whose_answer_is_lost_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
+    right = Gatherer._answered_at_once
+
+    def answered(self: Gatherer, sender: _Sender, number: int, answers: Sequence[Answer] | None) -> None:
+        right(self, sender, number, ["applied"] * len(sender.under_way) if answers is None else answers)
+
+    patch.setattr(Gatherer, "_answered_at_once", answered)
 
 
 # -- stores that several workers use ---------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ RUNS = 300
 # What may be named. A bug of the engine shows in whatever it breaks first.
 OF_THE_WORKER = {
     "ack before run": "I2 I7 I8",
-    "effects outside the commit": "I15",
+    "effects outside the commit": "I13 I15",
+    "a batch whose answer is lost is taken for applied": "I1 I9 I14 I32 I34",
     "effects of a failed attempt": "I15",
     "retry ignores the limit": "I8",
     "retry without a pause": "I20",

@@ -6,8 +6,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,6 +17,8 @@ from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.job import Job
 from culm.stores.memory import MemoryStore
 from tests.tasks.harness import Bench, run
+
+AtOnce: TypeAlias = Callable[[list[Committed] | None], None]
 
 
 async def first(n: int = 0) -> None: ...
@@ -213,11 +215,14 @@ class Moody(Unordered):
         self.rng = rng
         self.moods: Counter[str] = Counter()
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
         mood = self.rng.choice(["at once", "at once", "not", "done, but not said"])
         self.moods[mood] += 1
         answers = None if mood == "not" else self.tables.commit(commits, batch=batch)
-        return answers if mood == "at once" else None
+        if mood != "at once":
+            return False
+        then(answers)
+        return True
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         for _ in range(self.rng.randrange(4)):
@@ -253,6 +258,76 @@ def test_a_store_that_answers_at_once_now_and_then_gets_everything_once_and_in_o
     run(main())
 
 
+class Later(MemoryStore):
+    """Takes what it is asked at once, in order, and answers later, or says that it does not know; or it is not asked at once."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.rng = rng
+        self.moods: Counter[str] = Counter()
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
+        mood = self.rng.choice(["answers"] * 6 + ["lost", "not done, and lost", "not", "raises", "raises when it is done"])
+        self.moods[mood] += 1
+        answers = None if mood in ("not", "raises", "not done, and lost") else self.tables.commit(commits, batch=batch)
+        if mood.startswith("raises"):
+            raise RuntimeError(mood)
+        if mood != "not":
+            self._answer(then, answers if mood == "answers" else None, self.rng.randrange(4))
+        return mood != "not"
+
+    def _answer(self, then: AtOnce, answers: list[Committed] | None, turns: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(*([self._answer, then, answers, turns - 1] if turns else [then, answers]))
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        answers = None if self.rng.random() < 0.05 else await super().commit(commits, batch=batch)
+        for _ in range(self.rng.randrange(4)):
+            await asyncio.sleep(0)
+        if answers is None or self.rng.random() < 0.05:
+            self.moods["away"] += 1
+            raise StoreUnavailable("away")
+        return answers
+
+
+@pytest.mark.parametrize("for_callers", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_store_that_answers_later_without_a_task_gets_everything_once(seed: int, for_callers: bool) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        store = Later(rng)
+        gatherer = Gatherer(store, client="c", rng=rng, for_callers=for_callers)
+        gatherer.answered = lambda commits, _: answered.update(c.send[0].id for c in commits)
+        answers: list[Answer] = []
+        sent: list[str] = []
+        answered: Counter[str] = Counter()
+        told = 0
+        while len(sent) < 600:
+            for _ in range(rng.choice([1, 1, 1, 2, 40])):
+                sent.append(f"{len(sent):05d}")
+                told += 1
+                gatherer.post(sending(sent[-1]), answers.append, weight=rng.choice([1, 1, MAX_WEIGHT]), fresh=rng.random() < 0.9)
+            if rng.random() < 0.2:
+                more = [f"{len(sent) + n:05d}" for n in range(rng.choice([1, 3]))]
+                sent += more
+                gatherer.post_all([sending(name) for name in more], len(more))
+            for _ in range(rng.randrange(5)):
+                await asyncio.sleep(0)
+            unanswered = [c.send[0].id for c in gatherer.unanswered()]
+            assert set(unanswered) == set(sent) - set(answered)
+            if rng.random() < 0.1:
+                await gatherer.flush()
+                assert len(answers) == told
+                assert gatherer.unanswered() == []
+        await gatherer.flush()
+        assert answers == ["applied"] * told
+        assert answered == dict.fromkeys(sent, 1)
+        assert sorted(row.job.id for _, _, row in store.tables.ready["default", 5]) == sent
+        assert {"answers", "away"} <= set(store.moods)
+
+    run(main())
+
+
 class Interrupted(Unordered):
     """A signal comes while it answers at once, before or after it did what was asked."""
 
@@ -260,7 +335,7 @@ class Interrupted(Unordered):
         super().__init__()
         self.done, self.interrupts = done, 0
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
         self.interrupts += 1
         if self.done:
             self.tables.commit(commits, batch=batch)

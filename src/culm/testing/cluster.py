@@ -25,6 +25,7 @@ from culm.decide import UNKNOWN_PAUSE_MS
 from culm.errors import IdConflict, PartlySent, StoreError
 from culm.handle import Handle
 from culm.store import Ended
+from culm.stores.quick_tables import QuickTables
 from culm.stores.tables import Tables
 from culm.testing.cluster_check import Violation, check
 from culm.testing.cluster_history import History, Note
@@ -294,7 +295,7 @@ def _in_silence() -> Iterator[None]:
             log.disabled = was
 
 
-def simulate(seed: int, *, tables: type[Tables] = Tables, partitions: int = 1) -> Played:
+def simulate(seed: int, *, tables: type[Tables] = QuickTables, partitions: int = 1) -> Played:
     """Play the run of that seed. Raises Violation; what else is raised is a bug, too. Both tell how to play it again.
 
     Args:

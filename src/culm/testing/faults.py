@@ -84,6 +84,7 @@ class Faulty:
         self.calls = 0
         self.bitten: Counter[str] = Counter()  # "commit.after" -> how often a reply of commit was lost
         self._store, self._rng = store, rng
+        self._asked: set[asyncio.Task[list[Committed]]] = set()
 
     def calm(self) -> None:
         """No faults from now on. The dead stay dead."""
@@ -141,6 +142,21 @@ class Faulty:
 
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         return await self._call("commit", lambda: self._store.commit(commits, batch=batch))
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+        """Every other batch; a fault of it is one more batch whose answer is not known."""
+        if batch[1] % 2:
+            return False
+        asked = asyncio.get_running_loop().create_task(self.commit(commits, batch=batch))
+        self._asked.add(asked)
+
+        def answered(asked: asyncio.Task[list[Committed]]) -> None:
+            self._asked.discard(asked)
+            if not asked.cancelled():
+                then(None if asked.exception() is not None else asked.result())
+
+        asked.add_done_callback(answered)
+        return True
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._call("claim", lambda: self._store.claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order))

@@ -27,6 +27,7 @@ _OPTIONS = {
     "sentinel_password": "the sentinels' own (sentinel only)",
     "partitions": "a number, 64 unless told (cluster only)",
     "ledger": "on|off",
+    "busy_poll": "on|off: off, and a send that is alone always sleeps until its reply wakes it",
 }
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -48,6 +49,7 @@ class Address(Struct, frozen=True, kw_only=True):
     ca: str = ""
     namespace: str = "default"
     ledger: bool = False
+    busy_poll: bool = True  # where it pays
     clustered: bool = False  # the server must be a node of a Redis Cluster, or else must not
     nodes: tuple[Place, ...] = ()  # of the cluster, which know the others
     partitions: int = 0
@@ -135,6 +137,7 @@ def parse(url: str) -> Address:
         ca=options.get("ca", ""),
         namespace=options.get("namespace", "default"),
         ledger=options.get("ledger") == "on",
+        busy_poll=options.get("busy_poll") != "off",
         clustered=clustered,
         nodes=tuple(places) if clustered else (),
         partitions=_partitions(options.get("partitions", "64")) if clustered else 0,
@@ -165,6 +168,6 @@ def _options(query: str) -> dict[str, str]:
             )
         if name == "namespace" and not _NAMESPACE.fullmatch(given):
             raise ConfigError(f"a namespace has 1 to 64 letters, digits or _ . : -, got {given!r}")
-        if name == "ledger" and given not in ("on", "off"):
-            raise ConfigError(f"ledger is on or off, got {given!r}")
+        if name in ("ledger", "busy_poll") and given not in ("on", "off"):
+            raise ConfigError(f"{name} is on or off, got {given!r}")
     return options

@@ -6,6 +6,8 @@ A connection that breaks fails all that waits on it; whoever asks again does so 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -18,7 +20,36 @@ from culm.stores.redis.wire import Word
 
 Reply: TypeAlias = Any  # bytes, int, None, a list of these, or hiredis.ReplyError
 _NOTHING = object()
+READ_BYTES = 65_536
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+
+class Told:
+    """Receives one reply as a future does, and calls with it at once: no turn of the loop lies between. None: the connection is lost.
+
+    Attributes:
+        soon: calls in the next turn after all.
+    """
+
+    __slots__ = ("_call", "soon")
+
+    def __init__(self, call: Callable[[Reply], None]) -> None:
+        self._call = call
+        self.soon: asyncio.AbstractEventLoop | None = None
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply) -> None:
+        if self.soon is None:
+            self._call(reply)
+        else:
+            self.soon.call_soon(self._call, reply)
+
+    def set_exception(self, _: Exception) -> None:
+        self._call(None)
+
+    def exception(self) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -34,8 +65,9 @@ class Connection(asyncio.Protocol):
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[asyncio.Future[Reply] | Told] = deque()
         self._transport: asyncio.Transport | None = None
+        self._fd = -1  # of the socket, where it may be read beside the transport
         self._waits_since = 0.0
         self.closed = asyncio.Event()
         self.is_open = False
@@ -54,6 +86,36 @@ class Connection(asyncio.Protocol):
         self._waiting.append(future)
         self._transport.write(data)
         return future
+
+    def tell(self, call: Callable[[Reply], None], *command: Word) -> None:
+        """Ask, on a connection that is open; `call` is called with the reply, and must not raise; with None when the connection is lost."""
+        assert self._transport is not None
+        data = pack(command)
+        if not self._waiting:
+            self._waits_since = self._loop.time()
+        self._waiting.append(Told(call))
+        self._transport.write(data)
+
+    def poll(self, for_s: float) -> bool:
+        """Read until there is a reply, for so long at most, if only one is awaited, by `tell`. Its call comes in the next turn of the loop.
+
+        False: nothing came.
+        """
+        if len(self._waiting) != 1 or self._fd < 0 or not isinstance(told := self._waiting[0], Told):
+            return False
+        told.soon = self._loop
+        until = time.perf_counter() + for_s
+        while time.perf_counter() < until:
+            try:
+                data = os.read(self._fd, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                break  # the transport meets it, too
+            if data:
+                self.data_received(data)
+            break
+        return not self._waiting
 
     def say(self, *command: Word) -> None:
         """Ask for what is answered as news only."""
@@ -74,6 +136,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
         self.is_open = True
+        if transport.get_extra_info("ssl_object") is None and (plain := transport.get_extra_info("socket")) is not None:
+            self._fd = plain.fileno()
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

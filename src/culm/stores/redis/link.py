@@ -16,6 +16,7 @@ import hiredis
 
 from culm.errors import ConfigError, StoreError, StoreUnavailable
 from culm.stores.redis.address import Address, Place
+from culm.stores.redis.busy_poll import BusyPoll
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
 from culm.stores.redis.pace import Pace
@@ -49,6 +50,7 @@ class Link:
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._scripts = Scripts(address.prefix)
+        self._busy_poll = BusyPoll(on=address.busy_poll)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
@@ -70,6 +72,27 @@ class Link:
                 reply = await connection.ask("EVAL", script.text, 1, self._address.prefix, *words)
             self._judge(connection, reply)
         return value(reply)
+
+    def start(self, name: str, *words: Word, then: Callable[[Reply], None], poll: bool) -> bool:
+        """Call `then` with what the script returns, whatever that is; None: it is not known. False: there is no connection now.
+
+        Args:
+            poll: it is a send that is alone, whose reply may be worth busy polling.
+        """
+        script, connection = self._scripts[name], self._main
+        if connection is None or not connection.is_open:
+            return False
+        if not poll:
+            connection.tell(then, "EVALSHA", script.sha, 1, self._address.prefix, *words)
+            return True
+
+        def told(reply: Reply) -> None:
+            self._busy_poll.replied()
+            then(reply)
+
+        connection.tell(told, "EVALSHA", script.sha, 1, self._address.prefix, *words)
+        self._busy_poll.asked(connection)
+        return True
 
     async def ask(self, *command: Word) -> Reply:
         (reply,) = await self.ask_all([command])

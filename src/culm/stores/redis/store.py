@@ -11,7 +11,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -142,6 +142,27 @@ class RedisStore:
         assert isinstance(letters, bytes)
         self._leases.forget(commits)
         return wire.answers(letters)
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+        """As `commit`, of what is plain; whatever turns out not to be is not known."""
+        link = self._here().link
+        if not isinstance(link, Link):
+            return False
+        script = "finish"
+        words = wire.finishing(commits, self._leases, self._ledger)
+        if words is None:
+            if (sent := wire.sending(commits)) is None:
+                return False
+            script, words = sent
+
+        def told(letters: Reply) -> None:
+            if not isinstance(letters, bytes):
+                then(None)
+                return
+            self._leases.forget(commits)
+            then(wire.answers(letters))
+
+        return link.start(script, self.now(), *batch, *words, then=told, poll=script == "send_one")
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._granted(queues, lease, await self._run("claim", *self._asked(queues, lease, limit, for_ms, order)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -142,13 +142,16 @@ class SqliteStore:
         small = Small(on_the_spot, jobs, counts=True) if self._on_loop and jobs <= SMALL and are_short(commits) else None
         return await self._writes.do(lambda c: applying(c).apply(commits, batch), at_once, small=small, is_large=jobs > SMALL)
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed] | None:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
         """As `commit`, of a short job that is sent alone, while the disk is quick."""
         job = sent_alone(commits)
         if job is None or not self._on_loop or not are_short(commits):
-            return None
+            return False
         done: list[Committed] | None = self._writes.do_on_the_spot(Small(lambda c: self._send_on_the_spot(c, job, batch), 1, counts=True))
-        return done
+        if done is None:
+            return False
+        then(done)
+        return True
 
     def _send_alone(self, connection: sqlite3.Connection, job: Job, batch: BatchId) -> list[Committed] | None:
         return send_alone(connection, self._lanes, self._now(), self._rung, job, batch)

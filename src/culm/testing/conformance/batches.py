@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from culm.commit import Commit, Event, Held
+from culm.commit import BatchId, Commit, Committed, Event, Held
 from culm.job import Job
 from culm.outcome import Fault, Retried, Succeeded
 from culm.store import InOrder, Prompt
@@ -108,12 +108,25 @@ async def what_is_committed_at_once_is_committed(bench: Bench) -> None:
     """By a store that may answer without a wait; what it cannot is committed the other way."""
     for n in range(1, 21):
         sends, batch = [Commit(send=(Job(id=f"j{n:02}", task="t"),))], ("app", n)
-        at_once = bench.store.commit_at_once(sends, batch=batch) if isinstance(bench.store, Prompt) else None
+        at_once = await _at_once(bench, sends, batch)
         expect(await bench.store.commit(sends, batch=batch) if at_once is None else at_once, ["applied"])
         expect(await bench.store.commit(sends, batch=batch), ["applied"], "again")
-        if isinstance(bench.store, Prompt):
-            expect(bench.store.commit_at_once(sends, batch=batch) in (None, ["applied"]), True, "again, at once")
-    expect(len(await bench.claim(limit=1000)), 20)
+        expect(await _at_once(bench, sends, batch) in (None, ["applied"]), True, "again, at once")
+    deliveries = await bench.claim(limit=1000)
+    expect(len(deliveries), 20)
+    ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(), keep_ms=0) for d in deliveries[:10]]
+    for n in range(2):
+        expect(await _at_once(bench, ends, ("w1", 1)) or await bench.store.commit(ends, batch=("w1", 1)), ["applied"] * 10, f"ends, {n}")
+    expect(await _at_once(bench, ends, ("w1", 2)) in (None, ["lease_lost"] * 10), True, "ends, under another number")
+    expect(len(await bench.store.jobs(limit=100)), 10)
+
+
+async def _at_once(bench: Bench, commits: list[Commit], batch: BatchId) -> list[Committed] | None:
+    """Its answers; None: it has to be asked the other way."""
+    if not isinstance(bench.store, Prompt):
+        return None
+    told: asyncio.Future[list[Committed] | None] = asyncio.get_running_loop().create_future()
+    return await told if bench.store.commit_at_once(commits, batch=batch, then=told.set_result) else None
 
 
 @case
