@@ -79,7 +79,7 @@ async def test_over_tls_with_a_private_authority(tmp_path: Path, opened: Opener)
         address = f"rediss://{HOST}:{port}/0"
         async with opened(f"{address}?ca={tmp_path}/ca.pem") as store:
             assert await send(store, "a") == ["applied"]
-            assert (await cast(Link, store._here().link).connection())._fd == -1, "beside TLS nobody reads"
+            assert (await cast("Link", store._here().link).connection())._fd == -1, "beside TLS nobody reads"
             await (await store.subscribe("x")).close()
             await store.wait(["other"], for_ms=10)
         async with opened(address) as store:
