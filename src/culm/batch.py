@@ -136,8 +136,13 @@ class Gatherer:
         if not commits:
             return
         if weight > MAX_WEIGHT:
-            for commit in commits:
-                self.post(commit, weight=weigh(commit))
+            if len(commits) == weight:
+                for at in range(0, weight, MAX_WEIGHT):
+                    part = commits[at : at + MAX_WEIGHT]
+                    self.post_all(part, len(part))
+            else:
+                for commit in commits:
+                    self.post(commit, weight=weigh(commit))
             return
         self._room = room = self._room - weight
         sender = self._begin_batch(weight) if room < 0 else None

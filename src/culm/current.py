@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -26,9 +25,6 @@ from culm.store import Transaction, Transactional
 
 T = TypeVar("T")
 Stopping: TypeAlias = Literal["", "timeout", "cancel", "shutdown", "lost"]
-
-
-NO_EVENTS: Mapping[str, Sequence[ReadEvent]] = MappingProxyType({})
 
 
 class Effects:
@@ -88,7 +84,7 @@ class Attempt(Struct, eq=False):
     job: Job
     app: Any  # App, which imports this
     effects: Effects | None = None  # made at the first effect: most jobs have none
-    events: Mapping[str, Sequence[ReadEvent]] = NO_EVENTS
+    events: Mapping[str, Sequence[ReadEvent]] = {}
     cancelled: bool = False
     stopping: Stopping = ""  # why the worker cancelled it; "": it did not
     over: bool = False  # its commit has left: nothing can join it any more

@@ -45,6 +45,7 @@ class Lanes:
         self._of(commit).post(commit, then, weight=weight, fresh=fresh)
 
     def post_all(self, commits: Sequence[Commit], weight: int) -> None:
+        """As `Gatherer.post_all`; if each weighs 1, so does each in its lane."""
         apart: dict[Gatherer, list[Commit]] = {}
         for commit in commits:
             apart.setdefault(self._of(commit), []).append(commit)

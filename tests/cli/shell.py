@@ -35,6 +35,15 @@ async def nap(seconds: float) -> str:
     return "rested"
 
 @app.task
+async def stubborn() -> None:
+    log.info("deaf in %d", os.getpid())
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+@app.task
 async def boom() -> None:
     raise ValueError("no way,\\nno how")
 """

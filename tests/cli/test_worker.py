@@ -69,6 +69,17 @@ def test_a_stop_waits_no_longer_than_the_grace(shell: Shell) -> None:
     assert shell.run("status", "runs", "--json").json["state"] == "open"
 
 
+@pytest.mark.parametrize("processes", [(), ("--processes", "1")])
+def test_a_task_that_does_not_listen_keeps_no_process_alive(shell: Shell, processes: tuple[str, ...]) -> None:  # I34
+    shell.run("enqueue", "shop:app", "shop.stubborn", "--id", "runs")
+    worker = shell.start("worker", "shop:app", "--grace", "0.2", *processes)
+    worker.line("deaf")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+    assert any("worker.stubborn" in line for line in worker.lines)
+    assert shell.run("status", "runs", "--json").json["state"] == "open"
+
+
 def test_a_supervisor_replaces_a_child_that_was_killed(shell: Shell) -> None:
     shell.run("enqueue", "shop:app", "shop.nap", "4", "--id", "runs")
     supervisor = shell.start("worker", "shop:app", "--processes", "2", *QUICK)

@@ -48,7 +48,7 @@ OF_A_STORE = {
     "effects of a refused commit": "I15",
     "child enqueued outside the commit": "I9 I15",
     "stale heartbeat steals a lease": "I5",
-    "claim twice": "I5 I32 I34",
+    "claim twice": "I5 I8 I32 I34",
     "expired lease not claimable": "I1 I14 I18",
     "crash not counted": "I8",
     "fence falls back": "I5",

@@ -27,6 +27,7 @@ log = logging.getLogger("culm.worker")
 
 MOST_LEAKED = 20  # threads, or all there are, that go on after their jobs timed out: then another process does better
 SWITCH_S = 0.0005  # a thread that computes keeps the interpreter so long from the others, of which the loop and a store's desk are two
+STUBBORN_S = 1.0  # at the very end
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 
 
@@ -66,7 +67,12 @@ def run_worker(
     tune()
     log.info("worker: %s, pid %d, tasks %s", title, os.getpid(), ", ".join(sorted(app.tasks)) or "(none)")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize, look))
+        code = runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize, look))
+        if stubborn := runner.run(_ends_not()):
+            log.error("worker.stubborn: %d tasks go on although they were cancelled; the process ends without them", stubborn)
+            logging.shutdown()
+            os._exit(code)  # closing the loop would await them
+    return code
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -109,6 +115,14 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
         return 0
     log.error("worker.failed: %s: %s", type(failure).__name__, failure)
     return 1
+
+
+async def _ends_not() -> int:
+    """How many tasks of the loop do not end when they are cancelled."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return len((await asyncio.wait(tasks, timeout=STUBBORN_S))[1]) if tasks else 0
 
 
 async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int, look: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """Slots: so many attempts run at once, each in an asyncio task and a context of its own; the next delivery waits in the buffer.
 
-A slot that becomes free takes the next delivery by itself. What ran is handed to the gatherer, and is held until the store has answered.
+What is started together takes its first steps together; what of it has ended by then is handed to the gatherer together, and its slots take
+the next deliveries. It is held until the store has answered.
 """
 
 from __future__ import annotations
@@ -74,14 +75,14 @@ class Slots:
         self._post = gatherer.post
         gatherer.answered = self._answered
         self._loop = asyncio.get_running_loop()
-        self._task, self._run = task_maker(self._loop), runner.run  # bound once, not for each job
+        self._run = runner.run  # bound once, not for each job
         self._base = contextvars.copy_context()
         self._hungry = hungry
         self._board = board
         self._apart = apart
         self._settling: asyncio.Task[None] | None = None
         self.concurrency = concurrency
-        self.low_water = 0  # of the buffer; below it the claimer is told
+        self.low_water = 0  # of the buffer; from there on down the claimer is told when something ends
         self.buffer: deque[Delivery] = deque()
         self.running: dict[Attempt, asyncio.Task[None]] = {}  # in the order in which they began
         self._ends: list[tuple[Attempt, Outcome]] = []  # not decided yet
@@ -140,6 +141,8 @@ class Slots:
         free = self.concurrency - len(running)
         if not buffer or free <= 0:
             return
+        make, planned = task_maker(self._loop), self._turning
+        self._turning = True  # before: where tasks are eager, what ends in its first step ends in here
         for _ in range(min(free, len(buffer))):
             delivery = buffer[0]
             job = delivery.job
@@ -150,10 +153,9 @@ class Slots:
             attempt = Attempt(delivery, job, self._app)
             if self._board is not None:
                 attempt.slot = self._board.begin(delivery.lease, job.id)
-            running[attempt] = self._task(self._run(attempt, self._end), loop=self._loop, name=job.id, context=self._base.copy())
+            running[attempt] = make(self._run(attempt, self._end), loop=self._loop, name=job.id, context=self._base.copy())
             buffer.popleft()
-        if not self._turning:
-            self._turning = True
+        if not planned:
             self._loop.call_soon(self._turn)
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
@@ -166,23 +168,20 @@ class Slots:
             self._turn()
 
     def _turn(self) -> None:
-        """After the first steps of what was started together: what ended is decided together, and its slots are filled together."""
+        """What ended is decided together, and its slots are filled together: after the first steps of what was started together, or when
+        one ends later."""
         self._turning = False
-        ended = self._take_ends()
+        self._take_ends()
         if not self._apart:
             self._fill()
-            if len(self.buffer) <= self.low_water:
-                self._hungry()
-        elif ended:
-            self._settling = self._settling or self._loop.create_task(self._settle())
         if not self.buffer and not self.running:
             self._empty.set()
 
-    def _take_ends(self) -> bool:
-        """The decisions of what ended go to the store; each is among the unanswered before it leaves the running. False: nothing has."""
+    def _take_ends(self) -> None:
+        """The decisions of what ended go to the store, in order; each is among the unanswered before it leaves the running."""
         ends, commits, weight = self._ends, list[Commit](), 0
         if not ends:
-            return False
+            return
         for attempt, outcome in ends:
             job = attempt.job
             if attempt.effects is None and attempt.committed is None and job.v == PLAIN:
@@ -190,25 +189,33 @@ class Slots:
                 commits.append(commit)
                 weight += 1 if outcome is NOTHING else weigh(commit)
             else:
-                self._decide(attempt, outcome)
+                self._gatherer.post_all(commits, weight)
+                commits, weight = [], 0
+                self._post_end(attempt, outcome)
         self._gatherer.post_all(commits, weight)
         for attempt, _ in ends:
             self.running.pop(attempt, None)
         self.done += len(ends)
+        if self._apart:
+            self._settling = self._settling or self._loop.create_task(self._settle())
+        elif len(self.buffer) - len(ends) <= self.low_water:
+            self._hungry()
         self._ends = []  # last: if a signal raises in here, what is posted twice is refused once, and nothing is forgotten
-        return True
 
-    def _decide(self, attempt: Attempt, outcome: Outcome) -> None:
-        """The decision of one attempt goes to the store, if it is not there."""
+    def _post_end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The decision of one attempt goes to the store, if it is not there. A defect here costs its lease, and no other's end."""
         job = attempt.job
-        if attempt.committed is None:
-            commit = decision_of(attempt, outcome)
-            then: Then | None = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
-            if attempt.before_hook is not None:
-                then = self._keep_without_hook(commit, attempt.before_hook, then)
-            self._post(commit, then, weight=weigh(commit))
-        elif attempt.committed != "applied":
-            self._fence(job.id)
+        try:
+            if attempt.committed is None:
+                commit = decision_of(attempt, outcome)
+                then: Then | None = None if job.v == PLAIN else self._app.payloads.leaving(job, outcome)
+                if attempt.before_hook is not None:
+                    then = self._keep_without_hook(commit, attempt.before_hook, then)
+                self._post(commit, then, weight=weigh(commit))
+            elif attempt.committed != "applied":
+                self._fence(job.id)
+        except Exception:
+            log.exception("commit.failed: job %s: a defect around its end; it runs again when its lease is over", job.id)
 
     def _keep_without_hook(self, commit: Commit, sizes: tuple[int, int, int], then: Then | None) -> Then:
         """Until the commit is answered: an end must not fail for what its hook sent."""
@@ -282,7 +289,8 @@ class Slots:
 
     def scan(self, now: float) -> None:
         """Stop the attempts whose time is over. Called a few times a second: cheaper than a timer per job."""
-        self._turn()
+        if self._ends or (self.buffer and self.free > 0):
+            self._turn()  # a signal raised in one
         for attempt in list(self.running):
             if not attempt.ends_at:
                 left_ms = decide.time_left_ms(attempt.delivery)
