@@ -4,8 +4,8 @@ An idle gatherer sends at once. Each batch has a number, so resending it after a
 the gatherer resends by itself, with growing pauses, until `give_up_ms` have passed; then every commit of the batch is
 unknown. A caller that is cancelled does not cancel the batch, and a refused commit does not harm the others.
 
-A store that can be asked without a task (`Prompt`) is: its answer is a call. A commit that comes alone, after another one that was alone,
-goes out where it is posted, if the answer comes later; otherwise what is posted in one turn of the loop goes together.
+A store that can be asked without a task (`Prompt`) is: its answer is a call. What is posted in one turn of the loop goes together; only
+where commits have come one by one for a while does the next go out where it is posted, if the answer comes later.
 
 Where the store applies in order what it is asked, a second batch may follow one that is not answered yet: the store works while
 the next is put together. Each of the two senders has a name and numbers of its own, so a batch that has to be resent is not
@@ -30,6 +30,7 @@ from culm.errors import StoreError, StoreUnavailable
 from culm.store import InOrder, Prompt, Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
+ALONE = 4  # batches in a row, each of one commit with nothing beside it: then commits come one by one
 HALVED = 32  # commits of a batch that goes in two halves: they are answered one after the other, and their callers do not go in step
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -108,7 +109,7 @@ class Gatherer:
         self._batches = 0
         self._prompt = store if isinstance(store, Prompt) and (for_callers or in_order) else None
         self._answers_later = self._prompt is not None and in_order
-        self._alone_lately = self._answers_later  # the last batch was of one commit
+        self._singles = 0  # so many of the last batches had one commit, and nothing beside it
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1, fresh: bool = False) -> None:
         """Send the commit with the next batch, and tell `then` its answer: a future, or what is called with it and must not raise.
@@ -188,8 +189,8 @@ class Gatherer:
         """It sends in the next turn of the loop: until then, commits gather. What may well be alone goes now."""
         if self._prompt is None:
             self._go_on(sender)
-        elif self._alone_lately:
-            self._send_at_once(sender, self._prompt)
+        elif self._singles >= ALONE and self._is_quiet(but=sender):
+            self._send_at_once(sender, self._prompt, alone=True)
         else:
             self._send_soon(sender, self._prompt)
 
@@ -210,13 +211,24 @@ class Gatherer:
                 self._rest(sender)
 
     def _rest(self, sender: _Sender) -> None:
+        if sender.batch is not None:  # its task was cancelled: somebody ends all tasks of the loop
+            unknown = StoreUnavailable("what sends it was cancelled; it may have happened")
+            self._settle(sender, sender.batch, [unknown] * len(sender.batch.commits))
         sender.task, sender.batch, sender.busy, sender.holds = None, None, False, False
         self._room = 0
 
-    def _send_at_once(self, sender: _Sender, store: Prompt) -> None:
+    def _is_quiet(self, *, but: _Sender) -> bool:
+        """The other sender has nothing to do, and nothing is full."""
+        other = self._second if but is self._first else self._first
+        return not self._full and (other is None or not other.busy)
+
+    def _send_at_once(self, sender: _Sender, store: Prompt, *, alone: bool = False) -> None:
         """What has gathered, if the store can be asked without a task; else, or when it cannot answer, a task goes on."""
         if sender.task is not None or sender.asked:
             return  # a flush was quicker
+        if self._is_little(sender):
+            sender.busy = False
+            return
         sender.busy = True
         asked = False
         try:
@@ -225,11 +237,17 @@ class Gatherer:
                 sender.asked = True
                 answered = partial(self._answered_at_once, sender, sender.number)
                 with suppress(Exception):  # a task meets the same, and answers with it
-                    asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), then=answered)
+                    asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, then=answered)
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
             if not asked:
-                sender.asked = False
+                sender.asked, sender.holds = False, sender.batch is not None
                 self._go_on_or_rest(sender)
+
+    def _is_little(self, sender: _Sender) -> bool:
+        """Beside what the other has under way: it goes with what that sends next, or few would go beside many for ever."""
+        other = self._second if sender is self._first else self._first
+        under_way = 0 if other is None else len(other.under_way)
+        return under_way > 2 * len(self._commits) and not self._full and sender.batch is None
 
     def _answered_at_once(self, sender: _Sender, number: int, answers: Sequence[Answer] | None) -> None:
         """None: whether it was done the same batch will tell."""
@@ -274,7 +292,8 @@ class Gatherer:
     def _settle(self, sender: _Sender, batch: Batch, answers: Sequence[Answer]) -> None:
         """The batch is answered."""
         commits = batch.commits
-        self._alone_lately = self._answers_later and len(commits) == 1
+        came_alone = self._answers_later and len(commits) == 1 and not self._commits and self._is_quiet(but=sender)
+        self._singles = self._singles + 1 if came_alone else 0
         if answers.count("applied") < len(answers):
             answers = [_told(sender, commit, answer) for commit, answer in zip(commits, answers, strict=True)]
         if self.answered is not None:

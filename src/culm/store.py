@@ -325,8 +325,13 @@ class Prompt(Protocol):
     One that is `InOrder`, too, answers later; another may answer before it returns.
     """
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+    def commit_at_once(
+        self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: Callable[[list[Committed] | None], None]
+    ) -> bool:
         """As `commit`, but `then` is called with the answers, once; None: whether it was done the same batch will tell.
+
+        Args:
+            alone: who sends has sent one commit after another for a while, and awaits this one.
 
         False: that cannot be now; `then` is not called.
         """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from types import SimpleNamespace
 from typing import cast
 
@@ -88,9 +90,9 @@ async def test_a_connection_that_is_cut_meanwhile_loses_nothing(server: RedisSer
         async with App(f"redis://localhost:{proxy.port}") as app:
             task, sent = app.task(first), list[str]()
             for cut in range(12):
-                sent += [(await task.enqueue(n)).id for n in range(6)]
+                sent += [(await task.enqueue(n)).id for n in range(20)]
                 proxy.cut_in_reply(after_bytes=3 + cut)
-            sent += [(await task.enqueue(n)).id for n in range(6)]
+            sent += [(await task.enqueue(n)).id for n in range(20)]
             assert proxy.cuts >= 10
             found = (await app.store.claim(["default"], lease="w/1", limit=1_000, for_ms=1_000)).deliveries
             assert sorted(d.job.id for d in found) == sorted(sent)
@@ -103,6 +105,71 @@ async def test_it_can_be_switched_off(server: RedisServer, polls: Polls) -> None
         for n in range(20):
             await task.enqueue(n)
     assert (polls.hits, polls.misses) == (0, 0)
+
+
+class Wire:
+    """A transport over a socket whose other end is at hand."""
+
+    def __init__(self) -> None:
+        self.here, self.there = socket.socketpair()
+        self.here.setblocking(False)
+        self.aborted = False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.here if name == "socket" else None
+
+    def write(self, data: bytes) -> None:
+        self.there.send(b"+OK\r\n" if b"OK" in data else b"")
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def __del__(self) -> None:
+        self.here.close()
+        self.there.close()
+
+
+async def test_a_signal_that_raises_while_it_is_read_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next reply would be taken for that one."""
+
+    def read(fd: int, most: int) -> bytes:
+        os.read(fd, most)
+        raise KeyboardInterrupt
+
+    wire, replies = Wire(), list[object]()
+    connection = Connection("here")
+    connection.connection_made(cast("asyncio.Transport", wire))
+    connection.tell(replies.append, "OK")
+    assert connection.poll(20)
+    await asyncio.sleep(0)
+    assert replies == [b"OK"]
+    connection.tell(replies.append, "OK")
+    monkeypatch.setattr("culm.stores.redis.connection.os", SimpleNamespace(read=read))
+    with pytest.raises(KeyboardInterrupt):
+        connection.poll(20)
+    await asyncio.sleep(0)
+    assert (replies, connection.is_open, wire.aborted) == ([b"OK", None], False, True)
+
+
+def test_who_asked_on_a_loop_that_is_gone_is_not_told_on_another() -> None:
+    async def ask(how: str) -> Connection:
+        connection = Connection("here")
+        connection.connection_made(cast("asyncio.Transport", Wire()))
+        connection.tell(replies.append, how)
+        return connection
+
+    async def close(connection: Connection) -> None:
+        connection.close()
+
+    replies: list[object] = []
+    connection = asyncio.run(ask("nothing"))
+    asyncio.run(close(connection))
+    assert replies == []
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(ask("nothing"))
+    loop.run_until_complete(close(connection))
+    loop.close()
+    assert replies == [None]
 
 
 class World:

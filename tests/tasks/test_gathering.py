@@ -16,7 +16,7 @@ from culm.batch import HALVED, MAX_WEIGHT, Answer, Gatherer, _Sender
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.job import Job
 from culm.stores.memory import MemoryStore
-from tests.tasks.harness import Bench, run
+from tests.tasks.harness import Bench, run, until
 
 AtOnce: TypeAlias = Callable[[list[Committed] | None], None]
 
@@ -215,7 +215,7 @@ class Moody(Unordered):
         self.rng = rng
         self.moods: Counter[str] = Counter()
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         mood = self.rng.choice(["at once", "at once", "not", "done, but not said"])
         self.moods[mood] += 1
         answers = None if mood == "not" else self.tables.commit(commits, batch=batch)
@@ -266,7 +266,7 @@ class Later(MemoryStore):
         self.rng = rng
         self.moods: Counter[str] = Counter()
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         mood = self.rng.choice(["answers"] * 6 + ["lost", "not done, and lost", "not", "raises", "raises when it is done"])
         self.moods[mood] += 1
         answers = None if mood in ("not", "raises", "not done, and lost") else self.tables.commit(commits, batch=batch)
@@ -328,6 +328,95 @@ def test_a_store_that_answers_later_without_a_task_gets_everything_once(seed: in
     run(main())
 
 
+class Slow(MemoryStore):
+    """Takes what it is asked at once, and answers some turns of the loop later; some of it has to be asked the other way."""
+
+    def __init__(self, turns: int = 6) -> None:
+        super().__init__()
+        self.turns = turns
+        self.sizes: list[int] = []
+        self.thens: list[AtOnce] = []
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+        if any(job.priority == 9 for c in commits for job in c.send):
+            return False
+        self.sizes.append(len(commits))
+        self._later(self.turns, then, self.tables.commit(commits, batch=batch))
+        return True
+
+    def _later(self, turns: int, then: AtOnce, answers: list[Committed]) -> None:
+        loop = asyncio.get_running_loop()
+        if turns:
+            loop.call_soon(self._later, turns - 1, then, answers)
+        else:
+            loop.call_soon(then, answers)
+
+
+@pytest.mark.parametrize(("callers", "at_least"), [(1, 1), (2, 1), (3, 1.4), (8, 3.5), (100, 45)])
+def test_callers_who_keep_sending_are_gathered_although_one_was_alone_before(callers: int, at_least: float) -> None:
+    """Few must not go beside many for ever, each time in a batch of their own."""
+
+    async def main() -> None:
+        store, names = Slow(), iter(range(1_000_000))
+        gatherer = Gatherer(store, client="c", for_callers=True)
+
+        async def caller(times: int) -> None:
+            for _ in range(times):
+                assert await gatherer.submit(sending(f"{next(names):06d}"), fresh=True) == "applied"
+
+        await caller(20)
+        lasting = [asyncio.create_task(caller(60)) for _ in range(callers // 2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        lasting += [asyncio.create_task(caller(60)) for _ in range(callers - callers // 2)]
+        await asyncio.gather(*lasting)
+        late = store.sizes[20:][len(store.sizes[20:]) // 3 : -8]
+        assert sum(late) / len(late) >= at_least, late
+
+    run(main())
+
+
+def test_what_cannot_be_asked_at_once_is_not_overtaken_by_what_can() -> None:
+    async def main() -> None:
+        store = Slow()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        for _ in range(20):
+            await gatherer.submit(sending("warm"), fresh=True)
+        for n in range(20):
+            commit = Commit(send=(Job(id=f"{2 * n:03d}", task="t", priority=9),))
+            gatherer.post(commit, fresh=True)
+            gatherer.post(sending(f"{2 * n + 1:03d}"), fresh=True)
+            if n % 3 == 0:
+                await gatherer.flush()
+        await gatherer.flush()
+        sent = [name for name in store.tables.rows if name != "warm"]
+        assert sent == sorted(sent)
+
+    run(main())
+
+
+def test_who_was_not_answered_when_all_tasks_are_cancelled_hears_that_it_is_unknown() -> None:
+    class Lost(Slow):
+        def _later(self, turns: int, then: AtOnce, answers: list[Committed]) -> None:
+            self.thens.append(then)
+
+    async def main() -> None:
+        store, answers = Lost(), list[Answer]()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        gatherer.post(sending("a"), answers.append, fresh=True)
+        await until(lambda: bool(store.thens))
+        store.thens[0](None)
+        me = asyncio.current_task()
+        for task in asyncio.all_tasks():
+            if task is not me:
+                task.cancel()
+        await gatherer.flush()
+        assert [type(answer) for answer in answers] == [StoreUnavailable]
+        assert gatherer.unanswered() == []
+
+    run(main())
+
+
 class Interrupted(Unordered):
     """A signal comes while it answers at once, before or after it did what was asked."""
 
@@ -335,7 +424,7 @@ class Interrupted(Unordered):
         super().__init__()
         self.done, self.interrupts = done, 0
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         self.interrupts += 1
         if self.done:
             self.tables.commit(commits, batch=batch)

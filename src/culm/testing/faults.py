@@ -143,7 +143,14 @@ class Faulty:
     async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
         return await self._call("commit", lambda: self._store.commit(commits, batch=batch))
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+    def commit_at_once(
+        self,
+        commits: Sequence[Commit],
+        *,
+        batch: BatchId,
+        alone: bool,  # noqa: ARG002
+        then: Callable[[list[Committed] | None], None],
+    ) -> bool:
         """Every other batch; a fault of it is one more batch whose answer is not known."""
         if batch[1] % 2:
             return False
@@ -152,8 +159,7 @@ class Faulty:
 
         def answered(asked: asyncio.Task[list[Committed]]) -> None:
             self._asked.discard(asked)
-            if not asked.cancelled():
-                then(None if asked.exception() is not None else asked.result())
+            then(None if asked.cancelled() or asked.exception() is not None else asked.result())
 
         asked.add_done_callback(answered)
         return True

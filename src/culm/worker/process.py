@@ -27,7 +27,7 @@ log = logging.getLogger("culm.worker")
 
 MOST_LEAKED = 20  # threads, or all there are, that go on after their jobs timed out: then another process does better
 SWITCH_S = 0.0005  # a thread that computes keeps the interpreter so long from the others, of which the loop and a store's desk are two
-STUBBORN_S = 1.0  # at the very end
+CLEANUP_S, STUBBORN_S = 5.0, 1.0  # at the very end, for whatever jobs have left on the loop
 LOOK_S = 0.25  # how often to see whether the claimer still lives
 
 
@@ -68,9 +68,12 @@ def run_worker(
     log.info("worker: %s, pid %d, tasks %s", title, os.getpid(), ", ".join(sorted(app.tasks)) or "(none)")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(app, worker, grace, ready, max_jobs or sys.maxsize, look))
-        if stubborn := runner.run(_ends_not()):
-            log.error("worker.stubborn: %d tasks go on although they were cancelled; the process ends without them", stubborn)
+        if stubborn := runner.run(_stubborn_tasks()):
+            log.error("worker.stubborn: %d tasks go on although they were cancelled twice; the process ends without them", stubborn)
             logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
             os._exit(code)  # closing the loop would await them
     return code
 
@@ -117,12 +120,15 @@ async def _serve(app: App, worker: Worker, grace: float, ready: Callable[[], Non
     return 1
 
 
-async def _ends_not() -> int:
-    """How many tasks of the loop do not end when they are cancelled."""
+async def _stubborn_tasks() -> int:
+    """How many tasks of the loop do not end when they are cancelled, and cancelled again."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    return len((await asyncio.wait(tasks, timeout=STUBBORN_S))[1]) if tasks else 0
+    for within_s in (CLEANUP_S, STUBBORN_S):
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=within_s)
+    return len(tasks)
 
 
 async def _until(stop: asyncio.Event, worker: Worker, max_jobs: int, look: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ READ_BYTES = 65_536
 pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
-class Told:
+class Call:
     """Receives one reply as a future does, and calls with it at once: no turn of the loop lies between. None: the connection is lost.
 
     Attributes:
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._news = news
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
-        self._waiting: deque[asyncio.Future[Reply] | Told] = deque()
+        self._waiting: deque[asyncio.Future[Reply] | Call] = deque()
         self._transport: asyncio.Transport | None = None
         self._fd = -1  # of the socket, where it may be read beside the transport
         self._waits_since = 0.0
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         data = pack(command)
         if not self._waiting:
             self._waits_since = self._loop.time()
-        self._waiting.append(Told(call))
+        self._waiting.append(Call(call))
         self._transport.write(data)
 
     def poll(self, for_s: float) -> bool:
@@ -101,20 +101,24 @@ class Connection(asyncio.Protocol):
 
         False: nothing came.
         """
-        if len(self._waiting) != 1 or self._fd < 0 or not isinstance(told := self._waiting[0], Told):
+        if len(self._waiting) != 1 or self._fd < 0 or not isinstance(call := self._waiting[0], Call):
             return False
-        told.soon = self._loop
+        call.soon = self._loop
         until = time.perf_counter() + for_s
-        while time.perf_counter() < until:
-            try:
-                data = os.read(self._fd, READ_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                break  # the transport meets it, too
-            if data:
-                self.data_received(data)
-            break
+        try:
+            while time.perf_counter() < until:
+                try:
+                    data = os.read(self._fd, READ_BYTES)
+                except BlockingIOError:
+                    continue
+                if data:
+                    self.data_received(data)
+                break
+        except OSError:  # the transport meets it, too
+            return False
+        except BaseException:  # a signal raised: what was read may be lost, and the next reply would be taken for this one
+            self.close("was interrupted")
+            raise
         return not self._waiting
 
     def say(self, *command: Word) -> None:
@@ -169,6 +173,8 @@ class Connection(asyncio.Protocol):
         self.closed.set()
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
+            if isinstance(future, Call) and self._loop.is_closed():
+                continue  # whoever asked has gone with it
             if not future.done():
                 future.set_exception(StoreUnavailable(f"the connection to {self._where} {why}; it may have happened"))
                 future.exception()  # some are given up by whoever asked: that is no warning

@@ -143,7 +143,9 @@ class RedisStore:
         self._leases.forget(commits)
         return wire.answers(letters)
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+    def commit_at_once(
+        self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: Callable[[list[Committed] | None], None]
+    ) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         link = self._here().link
         if not isinstance(link, Link):
@@ -162,7 +164,7 @@ class RedisStore:
             self._leases.forget(commits)
             then(wire.answers(letters))
 
-        return link.start(script, self.now(), *batch, *words, then=told, poll=script == "send_one")
+        return link.start(script, self.now(), *batch, *words, then=told, poll=alone and script == "send_one")
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._granted(queues, lease, await self._run("claim", *self._asked(queues, lease, limit, for_ms, order)))

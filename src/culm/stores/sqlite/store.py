@@ -142,7 +142,14 @@ class SqliteStore:
         small = Small(on_the_spot, jobs, counts=True) if self._on_loop and jobs <= SMALL and are_short(commits) else None
         return await self._writes.do(lambda c: applying(c).apply(commits, batch), at_once, small=small, is_large=jobs > SMALL)
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, then: Callable[[list[Committed] | None], None]) -> bool:
+    def commit_at_once(
+        self,
+        commits: Sequence[Commit],
+        *,
+        batch: BatchId,
+        alone: bool,  # noqa: ARG002
+        then: Callable[[list[Committed] | None], None],
+    ) -> bool:
         """As `commit`, of a short job that is sent alone, while the disk is quick."""
         job = sent_alone(commits)
         if job is None or not self._on_loop or not are_short(commits):
