@@ -168,10 +168,13 @@ class Round:
 
     async def _ask_one(self, place: Place, limit: int) -> Claimed | StoreError:
         me, partition, q = self._me, self._partitions[place], self._asked
-        lease = me.owed.get(place) or self._lease(place)
+        owed = me.owed.get(place)
+        lease = owed or self._lease(place)
         try:
             store = await partition.store()
             claimed = await partition.ask(store.claim(q.queues, lease=lease, limit=limit, for_ms=q.for_ms, order=q.order))
+            if owed is not None and claimed.deliveries:
+                claimed = await self._renewed(place, claimed)
         except StoreUnavailable as e:
             me.owed[place] = lease
             return e
@@ -179,6 +182,15 @@ class Round:
             return e
         me.owed.pop(place, None)
         return claimed
+
+    async def _renewed(self, place: Place, claimed: Claimed) -> Claimed:
+        """What was granted long ago, in an answer that is missing: the heart's next beat may come after the end of its lease."""
+        partition = self._partitions[place]
+        store = await partition.store()
+        held = [Held(d.job.id, d.lease) for d in claimed.deliveries]
+        states = await partition.ask(store.extend(held, for_ms=self._asked.for_ms))
+        still = [d for d, state in zip(claimed.deliveries, states, strict=True) if state != "lost"]
+        return Claimed(still, claimed.next_ms)
 
     async def _take(self, place: Place, answer: Claimed | StoreError) -> set[Place]:
         if isinstance(answer, StoreError):
