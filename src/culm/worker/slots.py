@@ -137,8 +137,7 @@ class Slots:
     def _fill(self) -> None:
         """The oldest of the buffer run, as far as there are slots. Each is in the buffer until it is among the running: the heart asks at
         any moment."""
-        buffer, running = self.buffer, self.running
-        free = self.concurrency - len(running)
+        buffer, running, free = self.buffer, self.running, self.free
         if not buffer or free <= 0:
             return
         make, planned = task_maker(self._loop), self._turning
@@ -174,8 +173,7 @@ class Slots:
         self._take_ends()
         if not self._apart:
             self._fill()
-        if not self.buffer and not self.running:
-            self._empty.set()
+        self._empty_if_it_is()
 
     def _take_ends(self) -> None:
         """The decisions of what ended go to the store, in order; each is among the unanswered before it leaves the running."""
