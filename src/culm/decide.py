@@ -21,7 +21,10 @@ MAX_MESSAGE_CHARS = 2_000
 
 
 def before_start(delivery: Delivery, *, knows_task: bool) -> Outcome | None:
-    """What a delivery comes to without running user code; None: run it."""
+    """What a delivery comes to without running user code; None: run it.
+
+    `Runner.run` does not ask where none of these can be so: what is added here is added there.
+    """
     job = delivery.job
     if delivery.broken:
         return Lost(delivery.broken)

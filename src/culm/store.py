@@ -318,6 +318,9 @@ class Laned(Protocol):
         ...
 
 
+AtOnce: TypeAlias = Callable[[list[Committed] | None], None]  # told the answers
+
+
 @runtime_checkable
 class Prompt(Protocol):
     """A store that can be asked for a commit without a task.
@@ -325,9 +328,7 @@ class Prompt(Protocol):
     One that is `InOrder`, too, answers later; another may answer before it returns.
     """
 
-    def commit_at_once(
-        self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: Callable[[list[Committed] | None], None]
-    ) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         """As `commit`, but `then` is called with the answers, once; None: whether it was done the same batch will tell.
 
         Args:

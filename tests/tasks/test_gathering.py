@@ -6,8 +6,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -15,10 +15,9 @@ from culm import App, PartlySent, StoreError, StoreUnavailable
 from culm.batch import HALVED, MAX_WEIGHT, Answer, Gatherer, _Sender
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.job import Job
+from culm.store import AtOnce
 from culm.stores.memory import MemoryStore
 from tests.tasks.harness import Bench, run, until
-
-AtOnce: TypeAlias = Callable[[list[Committed] | None], None]
 
 
 async def first(n: int = 0) -> None: ...

@@ -24,6 +24,7 @@ from culm.errors import StoreUnavailable
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
+    AtOnce,
     Claimed,
     ClaimOrder,
     Condition,
@@ -149,7 +150,7 @@ class Faulty:
         *,
         batch: BatchId,
         alone: bool,  # noqa: ARG002
-        then: Callable[[list[Committed] | None], None],
+        then: AtOnce,
     ) -> bool:
         """Every other batch; a fault of it is one more batch whose answer is not known."""
         if batch[1] % 2:

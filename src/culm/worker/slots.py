@@ -183,6 +183,7 @@ class Slots:
         for attempt, outcome in ends:
             job = attempt.job
             if attempt.effects is None and attempt.committed is None and job.v == PLAIN:
+                # As decision_of, without a call for each job.
                 commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
                 commits.append(commit)
                 weight += 1 if outcome is NOTHING else weigh(commit)

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from culm.commit import BatchId, Commit, Committed, Event, Held, Record
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
+    AtOnce,
     Claimed,
     ClaimOrder,
     Condition,
@@ -143,9 +144,7 @@ class RedisStore:
         self._leases.forget(commits)
         return wire.answers(letters)
 
-    def commit_at_once(
-        self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: Callable[[list[Committed] | None], None]
-    ) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         link = self._here().link
         if not isinstance(link, Link):

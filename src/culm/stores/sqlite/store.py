@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,6 +22,7 @@ from culm.forks import tell_of_forks
 from culm.job import Delivery, Job
 from culm.store import (
     Absent,
+    AtOnce,
     Claimed,
     ClaimOrder,
     Condition,
@@ -148,7 +149,7 @@ class SqliteStore:
         *,
         batch: BatchId,
         alone: bool,  # noqa: ARG002
-        then: Callable[[list[Committed] | None], None],
+        then: AtOnce,
     ) -> bool:
         """As `commit`, of a short job that is sent alone, while the disk is quick."""
         job = sent_alone(commits)
