@@ -346,17 +346,24 @@ class RedisCluster:
         return bytes(node.read("CLUSTER", "NODES")).splitlines()
 
     def is_ready(self) -> bool:
-        """Every node knows that all slots are served, and each replica is up to date."""
+        """Every node knows who serves each slot, and each replica is up to date."""
         replicas = self.nodes[len(self.masters) :]
-        return all(b"cluster_state:ok" in node.read("CLUSTER", "INFO") for node in self.nodes) and all(
+        return all(self._knows_all_slots(node) for node in self.nodes) and all(
             b"master_link_status:up" in replica.read("INFO", "replication") for replica in replicas
         )
+
+    @staticmethod
+    def _knows_all_slots(node: RedisServer) -> bool:
+        """Its state says less: without full coverage it is "ok" before the node has heard of every master's slots."""
+        return b"cluster_slots_ok:16384\r" in node.read("CLUSTER", "INFO")
 
     def serves(self) -> bool:
         """Every slot has a living master, as each of the living knows."""
         living = [node for node in self.nodes if node.ask("PING") == b"+PONG"]
         ports = {node.port for node in living}
-        return all({int(row[2][1]) for row in node.read("CLUSTER", "SLOTS")} <= ports for node in living)
+        return all(
+            self._knows_all_slots(node) and {int(row[2][1]) for row in node.read("CLUSTER", "SLOTS")} <= ports for node in living
+        )
 
     def url(self, *, partitions: int, seeds: int = 2) -> str:
         """An address with a namespace that nobody used before."""
