@@ -361,9 +361,7 @@ class RedisCluster:
         """Every slot has a living master, as each of the living knows."""
         living = [node for node in self.nodes if node.ask("PING") == b"+PONG"]
         ports = {node.port for node in living}
-        return all(
-            self._knows_all_slots(node) and {int(row[2][1]) for row in node.read("CLUSTER", "SLOTS")} <= ports for node in living
-        )
+        return all(self._knows_all_slots(node) and {int(row[2][1]) for row in node.read("CLUSTER", "SLOTS")} <= ports for node in living)
 
     def url(self, *, partitions: int, seeds: int = 2) -> str:
         """An address with a namespace that nobody used before."""

@@ -28,7 +28,8 @@ MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-MOST_AFTER_A_WAIT = 8  # of a claim that waits in the store: a worker that stands still takes no more with it
+BRIEF_MS = 50  # the first wait after a claim that found something; the next job of a busy queue comes within it
+MOST_AFTER_A_WAIT = 8  # of a claim that waits longer than that in the store: a worker that stands still takes no more with it
 LAST_TRIES = 5  # of a claim that is under way when the worker stops: what it granted would be nobody's for the rest of the lease
 
 
@@ -100,7 +101,9 @@ class Claimer:
                 self.rests = self._stopping
                 continue
             waited = self._wait_ms
-            limit = min(limit, max(1, slots.free), MOST_AFTER_A_WAIT) if waited else min(limit, MOST_AT_ONCE)
+            if waited:
+                limit = min(limit, max(1, slots.free))
+            limit = min(limit, MOST_AFTER_A_WAIT if waited > BRIEF_MS else MOST_AT_ONCE)
             claimed = await self._claim(limit)
             self.answered = time.monotonic()
             if waited:
@@ -113,7 +116,7 @@ class Claimer:
                 for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                     slots.feed(list(some))
             if len(claimed.deliveries) < limit and not self._stopping:
-                await self._wait(claimed.next_ms)
+                await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries))
                 self._measured = (loop.time(), slots.done)
         if self._laned is not None:  # what a part of it owes would be nobody's for the rest of the lease
             for delivery in await self._laned.owed(self._name):
@@ -163,11 +166,11 @@ class Claimer:
         finally:
             self._waits_under = ""
 
-    async def _wait(self, next_ms: int | None) -> None:
+    async def _wait(self, next_ms: int | None, *, brief: bool) -> None:
         """Until there may be something to claim; where a claim may wait in the store, that of the next one."""
         for_ms = self._poll_ms if next_ms is None else min(self._poll_ms, next_ms)
         if self._patient is not None:
-            self._wait_ms = for_ms
+            self._wait_ms = min(for_ms, BRIEF_MS) if brief else for_ms
             return
         if not for_ms:
             return

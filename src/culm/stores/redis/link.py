@@ -30,6 +30,7 @@ REPLY_S = 5.0  # without any reply: the connection is taken for dead
 COUNT_S = 10.0  # how often it is asked how many clients the server has; the first time a second after it was met
 GRACE_S = 2.0  # how much later than asked for a wait may end
 SHORTEST_S = 0.002  # a server before 7.0 takes a shorter wait for one without an end
+BRIEF_MS = 50  # a wait of no more needs no look before it: the script behind it comes soon enough
 MOST_SPARE = 4
 PIPELINED = ("send", "send_one")  # scripts of which one may be asked before the former has answered
 
@@ -122,16 +123,17 @@ class Link:
         if connection is None:
             return None if then is None else await self.run(then[0], now, *then[1])
         try:
-            armed = self._start(connection, "arm", now, *queues)
+            armed = self._start(connection, "arm", now, *queues) if then is None or for_ms > BRIEF_MS else None
             left_s = max(SHORTEST_S, ends_at - self.loop.time())
             popped = connection.ask("BZPOPMIN", *markers, f"{left_s:.3f}")
             ran = None if then is None else self._start(connection, then[0], now, *then[1])
             async with asyncio.timeout(left_s + GRACE_S):
-                reply = await armed
-                if _is_unknown(reply):
-                    await self.run("arm", now, *queues)
-                else:
-                    value(reply)
+                if armed is not None:
+                    reply = await armed
+                    if _is_unknown(reply):
+                        await self.run("arm", now, *queues)
+                    else:
+                        value(reply)
                 value(await popped)
                 reply = None if ran is None else await ran
         except TimeoutError:

@@ -1,9 +1,9 @@
 -- Lease due jobs. ARGV: now, lease, limit, for_ms, order ('priority' or 'age'), ledger, queues...
--- -> now, ms until the next is due ('' if none is known), ids (a line each), their records ('': ask for them; each text that passes a
---    script costs by its length), and of the special ones: place, attempt, expiries, fence, sent
+-- -> now, ms until the next is due ('' if none is known), ids (a line each), their records ('': ask for them; where they are many,
+--    passing each through a script costs more than a trip), and of the special ones: place, attempt, expiries, fence, sent
 local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'age'
 ledger = ARGV[6] == '1'
-local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 8, 200 -- of one claim; records in the answer; leases that ran out, of one queue
+local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 64, 200 -- of one claim; records in the answer; leases that ran out, of one queue
 local taken, special, size, full = {}, {}, 0, false -- `taken`: ids
 local lines, lines_of = nil, 0 -- the first so many of these as one text
 
