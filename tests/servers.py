@@ -354,8 +354,9 @@ class RedisCluster:
 
     @staticmethod
     def _knows_all_slots(node: RedisServer) -> bool:
-        """Its state says less: without full coverage it is "ok" before the node has heard of every master's slots."""
-        return b"cluster_slots_ok:16384\r" in node.read("CLUSTER", "INFO")
+        """And serves its own: without full coverage its state is "ok" before it has heard of every master's slots."""
+        known = node.read("CLUSTER", "INFO")
+        return b"cluster_state:ok\r" in known and b"cluster_slots_ok:16384\r" in known
 
     def serves(self) -> bool:
         """Every slot has a living master, as each of the living knows."""

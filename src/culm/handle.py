@@ -187,25 +187,26 @@ class Handle(Generic[R]):
     # -- inside -------------------------------------------------------------------------------------------------------------
 
     async def _ended(self, timeout_ms: int | None) -> Final:
-        self._refuse_pending()
-        loop, store = asyncio.get_running_loop(), self.app.store
-        ends_at = inf if timeout_ms is None else loop.time() + timeout_ms / 1000
-        patience = _Patience(ends_at)
-        for_ms = LOOK_MS
+        if self._leaves_with is not None:
+            self._refuse_pending()
+        store, for_ms, patience = self.app.store, LOOK_MS, None
+        ends_at = inf if timeout_ms is None else asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
             if timeout_ms is not None:
-                for_ms = min(LOOK_MS, max(0, round((ends_at - loop.time()) * 1000)))
+                for_ms = min(LOOK_MS, max(0, round((ends_at - asyncio.get_running_loop().time()) * 1000)))
             try:
                 found = await store.outcome(self.id, for_ms=for_ms)
             except StoreUnavailable as e:
+                patience = patience or _Patience(ends_at)
                 await patience.bear(e)
                 continue
             if type(found) is Ended:
                 return found.outcome
             if type(found) is Absent:
                 raise self._expired()
-            if loop.time() >= ends_at:
-                raise TimedOut(self.id, f"did not end within {(timeout_ms or 0) / 1000:g} s; it goes on, ask again or cancel it")
+            if timeout_ms is not None and asyncio.get_running_loop().time() >= ends_at:
+                raise TimedOut(self.id, f"did not end within {timeout_ms / 1000:g} s; it goes on, ask again or cancel it")
+            patience = patience or _Patience(ends_at)
             patience.renew()
 
     def _read(self, data: bytes) -> R:

@@ -19,7 +19,7 @@ from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
 LOOK_MS = 1_000
-TICK_S = 0.05  # waits of half a second and more end by this clock: a timer for each costs more than all the rest of a wait
+TICK_S = 0.05  # waits of a whole second end by this clock: a timer for each costs more than all the rest of a wait
 MOST_AT_ONCE = 1_000
 PENDING = 1
 
@@ -34,6 +34,9 @@ class Outcomes:
 
     Args:
         channel: where the store's scripts tell this process of ends.
+
+    Attributes:
+        is_listening: it was subscribed; `listen` first, where it is not.
     """
 
     def __init__(self, link: Way, news: News, now: Callable[[], Word], channel: str) -> None:
@@ -46,9 +49,10 @@ class Outcomes:
         self._looking: set[asyncio.Task[None]] = set()
         self._unlooked: set[Waiting] = set()  # waits whose first look was not answered yet
         self._late: set[Waiting] = set()  # those of them whose time is over
-        self._ends: dict[int, list[tuple[bytes, Waiting]]] = {}  # tick -> the waits that end then
+        self._line: dict[Waiting, tuple[bytes, float]] = {}  # waits of a whole second: whose, and when they end; the first one first
         self._ticking = False
         self._listening: asyncio.Task[None] | None = None
+        self.is_listening = False
 
     def look(self, job_id: str) -> Waiting:
         """How it ended; PENDING: it has not."""
@@ -64,7 +68,12 @@ class Outcomes:
             self._waiting[name] = [waiting]
         else:
             others.append(waiting)
-        self._end_after(min(for_ms, LOOK_MS) / 1000, name, waiting)
+        if for_ms < LOOK_MS:
+            self._link.loop.call_later(for_ms / 1000, self._end, name, waiting)
+        else:
+            self._line[waiting] = name, self._link.loop.time() + LOOK_MS / 1000
+            if not self._ticking:
+                self._tick_later()
         self._unlooked.add(waiting)
         self._look(self._channel, name, waiting)
         return waiting
@@ -94,9 +103,11 @@ class Outcomes:
                 continue
             for (_, waiting), one in zip(some, found, strict=True):
                 self._unlooked.discard(waiting)
-                if (one != PENDING or not channel or waiting in self._late) and not waiting.done():
-                    waiting.set_result(one)
+                if one == PENDING and channel and waiting not in self._late:
+                    continue
                 self._late.discard(waiting)
+                if not waiting.done():
+                    waiting.set_result(one)
             del looks[: len(some)]
 
     def _fail(self, looks: list[tuple[bytes, Waiting]], error: Exception) -> None:
@@ -109,49 +120,42 @@ class Outcomes:
 
     # -- being told -----------------------------------------------------------------------------------------------------------
 
-    def is_listening(self) -> bool:
-        return self._listening is not None and self._listening.done() and self._listening.exception() is None
-
     async def listen(self, *, for_ms: int) -> None:
         """Subscribe, once, before the first wait. Without a subscription there is still the look."""
-        if self._listening is None or self._listening.done():
-            self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
+        listening = self._listening
+        if listening is None or (listening.done() and (listening.cancelled() or listening.exception() is not None)):
+            listening = self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
         with suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(min(for_ms, LOOK_MS) / 1000):
-                await asyncio.shield(self._listening)
+                await asyncio.shield(listening)
+                self.is_listening = True
 
     def _told(self, message: bytes) -> None:
         told, waits = _decode_told(message), self._waiting
         for name, outcome in zip(told[::2], told[1::2], strict=True):
             for waiting in waits.pop(name, ()):
+                self._line.pop(waiting, None)
                 if not waiting.done():
                     waiting.set_result(outcome)
 
     # -- the end of a wait ------------------------------------------------------------------------------------------------------
 
-    def _end_after(self, within_s: float, name: bytes, waiting: Waiting) -> None:
-        loop = self._link.loop
-        if within_s < LOOK_MS / 2000:
-            loop.call_later(within_s, self._end, name, waiting)
-            return
-        tick = int((loop.time() + within_s) / TICK_S) + 1
-        ends = self._ends.get(tick)
-        if ends is None:
-            ends = self._ends[tick] = []
-        ends.append((name, waiting))
-        if not self._ticking:
-            self._ticking = True
-            loop.call_later(TICK_S, self._tick)
+    def _tick_later(self) -> None:
+        self._ticking = True
+        self._link.loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        loop = self._link.loop
-        now = int(loop.time() / TICK_S)
-        for tick in [t for t in self._ends if t <= now]:
-            for name, waiting in self._ends.pop(tick):
-                self._end(name, waiting)
-        self._ticking = bool(self._ends)
-        if self._ticking:
-            loop.call_later(TICK_S, self._tick)
+        now, over = self._link.loop.time(), list[tuple[bytes, Waiting]]()
+        for waiting, (name, ends_at) in self._line.items():
+            if ends_at > now:
+                break
+            over.append((name, waiting))
+        for name, waiting in over:
+            del self._line[waiting]
+            self._end(name, waiting)
+        self._ticking = False
+        if self._line:
+            self._tick_later()
 
     def _end(self, name: bytes, waiting: Waiting) -> None:
         """It is told, or its caller is gone, or it has waited long enough."""

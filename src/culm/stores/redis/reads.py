@@ -22,10 +22,8 @@ _DEAD = ("failed", "lost")
 
 
 def outcome(found: Found) -> Ended | Pending | Absent:
-    if found == PENDING:
-        return Pending()
-    if not found or not isinstance(found, bytes):
-        return Absent()
+    if type(found) is not bytes or not found:
+        return Pending() if found == PENDING else Absent()
     final = decode_outcome(found[found.index(b"\n") + 1 :])
     assert isinstance(final, FINAL)
     return Ended(final)

@@ -243,7 +243,7 @@ class RedisStore:
         outcomes = self._here().outcomes
         if not for_ms:
             return reads.outcome(await outcomes.look(job_id))
-        if not outcomes.is_listening():
+        if not outcomes.is_listening:
             began = time.monotonic()
             await outcomes.listen(for_ms=for_ms)
             for_ms = max(1, for_ms - round((time.monotonic() - began) * 1000))
