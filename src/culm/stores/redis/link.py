@@ -95,6 +95,11 @@ class Link:
         self._busy_poll.asked(connection)
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """There is a connection to ask through, now."""
+        return self._main is not None and self._main.is_open
+
     async def ask(self, *command: Word) -> Reply:
         (reply,) = await self.ask_all([command])
         return reply

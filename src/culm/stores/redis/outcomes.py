@@ -1,19 +1,20 @@
 """How jobs ended, for many who ask at once: look-ups travel in batches, and whoever waits is told by the commit that ends the job.
 
 Looking and asking to be told is one script, so no end falls between the two. A message may be lost: whoever still waits after a
-second is told that nothing is known, and looks again.
+second is told that nothing is known, and looks again. What this process sent itself it may be told of without a look (`expected.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
 
 from culm.errors import StoreError, StoreUnavailable
+from culm.stores.redis.expected import Expected
 from culm.stores.redis.news import News
 from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
@@ -44,6 +45,7 @@ class Outcomes:
         self._news = news
         self._now = now
         self._channel = channel
+        self._expected = Expected(link.loop.time)
         self._waiting: dict[bytes, list[Waiting]] = {}
         self._looks: dict[str, list[tuple[bytes, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
         self._looking: set[asyncio.Task[None]] = set()
@@ -63,6 +65,10 @@ class Outcomes:
     def wait(self, job_id: str, *, for_ms: int) -> Waiting:
         """How it ended, as soon as it has; PENDING after for_ms, or a second."""
         name, waiting = job_id.encode(), self._link.loop.create_future()
+        taken = self._expected.take(name)
+        if isinstance(taken, bytes):
+            waiting.set_result(taken)
+            return waiting
         others = self._waiting.get(name)
         if others is None:
             self._waiting[name] = [waiting]
@@ -74,9 +80,20 @@ class Outcomes:
             self._line[waiting] = name, self._link.loop.time() + LOOK_MS / 1000
             if not self._ticking:
                 self._tick_later()
-        self._unlooked.add(waiting)
-        self._look(self._channel, name, waiting)
+        if taken == "look":
+            self._unlooked.add(waiting)
+            self._look(self._channel, name, waiting)
         return waiting
+
+    # -- sending --------------------------------------------------------------------------------------------------------------
+
+    def sends(self, job_ids: Sequence[str]) -> str:
+        """These are about to be sent. Returns the channel to tell of their ends; "": nobody is to be told."""
+        return self._channel if self.is_listening and self._expected.sends(job_ids) else ""
+
+    def never_mind(self, job_ids: Sequence[str]) -> None:
+        """It is not known whether the server was asked to tell of these."""
+        self._expected.never_mind(job_ids)
 
     # -- looking ------------------------------------------------------------------------------------------------------------
 
@@ -133,6 +150,7 @@ class Outcomes:
     def _told(self, message: bytes) -> None:
         told, waits = _decode_told(message), self._waiting
         for name, outcome in zip(told[::2], told[1::2], strict=True):
+            self._expected.keep(name, outcome)
             for waiting in waits.pop(name, ()):
                 self._line.pop(waiting, None)
                 if not waiting.done():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from culm.commit import Commit, Committed
 from culm.job import Job
@@ -108,12 +108,20 @@ class _Lot:
 
     def __init__(self, head: bytes) -> None:
         self.head = head
-        self.ids: list[Word] = []
+        self.ids: list[str] = []
         self.records: list[Word] = []
 
 
-def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
-    """Which script sends them, and its words behind the batch's number; None: they do not all send new roots."""
+class Sending(NamedTuple):
+    """A script that sends new roots."""
+
+    script: str
+    ids: Sequence[str]
+    words: list[Word]  # behind the channel
+
+
+def sending(commits: Sequence[Commit]) -> Sending | None:
+    """How to send them; None: they do not all send new roots."""
     if len(commits) == 1 and len(commits[0].send) == 1:
         return _sending_one(commits[0], commits[0].send[0])
     lots: dict[Likeness, _Lot] = {}
@@ -139,15 +147,15 @@ def sending(commits: Sequence[Commit]) -> tuple[str, list[Word]] | None:
         words += lot.records
     for (queue, _, _, after, at, priority, _), lot in lots.items():
         words += (f"{priority}{queue}", queue, "-" if after is None else after, at or 0, len(lot.ids))
-    return "send", words
+    return Sending("send", ids, words)
 
 
-def _sending_one(c: Commit, job: Job) -> tuple[str, list[Word]] | None:
+def _sending_one(c: Commit, job: Job) -> Sending | None:
     record = tail(job)
     if c.fence is not None or c.emit or c.triggers or c.records or c.cancel or "~" in job.id or job.topic or len(record) >= LARGE:
         return None
     after: Word = "-" if job.after_ms is None else job.after_ms
-    return "send_one", [job.id, record, f"{job.priority}{job.queue}", job.queue, after, job.at_ms or 0]
+    return Sending("send_one", [job.id], [job.id, record, f"{job.priority}{job.queue}", job.queue, after, job.at_ms or 0])
 
 
 def anything(commits: Sequence[Commit], ledger: str) -> list[Word]:
