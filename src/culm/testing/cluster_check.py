@@ -310,7 +310,9 @@ def _stops(lives: Lives) -> Iterator[tuple[str, str]]:
             # A call that was slow already when the stop began is given up sooner.
             given_up = max(failed) >= (1 if lives.plan.faults.slow_ms >= LEASE_MS else GIVE_UP)
             # A partition that answers later than its patience, or not at all, is left; what it granted then comes back with its lease.
-            given_up |= len(lives.tables) > 1 and (lives.plan.faults.slow_ms > 2 * PATIENCE_S * 1000 or failed[1] > 0)
+            # What it granted in an answer that is missing takes it a second call, which renews the lease.
+            renewals = sum(bitten.get(f"extend.{how}", 0) for how in ("slow", "before", "after"))
+            given_up |= len(lives.tables) > 1 and (lives.plan.faults.slow_ms > 2 * PATIENCE_S * 1000 or failed[1] + renewals > 0)
             if held and not given_up:
                 yield "I34", f"{node} stopped gracefully, and still holds {held}"
         elif n.node in over and n.what in ("start", "end"):
