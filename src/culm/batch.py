@@ -77,7 +77,7 @@ class _Sender:
 
 
 class Gatherer:
-    """Sends commits in batches, in the order in which they were posted, from the event loop on which it was made.
+    """Sends commits in batches, in the order in which they were posted.
 
     Args:
         store: where they go.
@@ -94,7 +94,6 @@ class Gatherer:
         self, store: Store, *, client: str, give_up_ms: int | None = 10_000, rng: random.Random | None = None, for_callers: bool = False
     ) -> None:
         self.store = store
-        self._loop = asyncio.get_running_loop()
         self._give_up_s = inf if give_up_ms is None else give_up_ms / 1000
         self._ends_at = inf  # by the loop's clock
         self._rng = rng or random.Random()
@@ -155,7 +154,7 @@ class Gatherer:
 
     def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
         """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
-        future: asyncio.Future[Committed] = self._loop.create_future()
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self.post(commit, future, weight=weigh(commit), fresh=fresh)
         return future
 
@@ -172,7 +171,7 @@ class Gatherer:
 
     def end_within(self, ms: int) -> None:
         """What is not answered by then is unknown: whoever posts is about to go."""
-        self._ends_at = self._loop.time() + ms / 1000
+        self._ends_at = asyncio.get_running_loop().time() + ms / 1000
 
     async def flush(self) -> None:
         """Return when all that was posted is answered."""
@@ -183,7 +182,7 @@ class Gatherer:
         if sender.task is not None or not sender.asked:
             return sender.task or self._go_on(sender)
         if sender.told is None:
-            sender.told = self._loop.create_future()
+            sender.told = asyncio.get_running_loop().create_future()
         return sender.told
 
     def _start(self, sender: _Sender) -> None:
@@ -196,11 +195,11 @@ class Gatherer:
             self._send_soon(sender, self._prompt)
 
     def _send_soon(self, sender: _Sender, store: Prompt) -> None:
-        self._loop.call_soon(self._send_at_once, sender, store)
+        asyncio.get_running_loop().call_soon(self._send_at_once, sender, store)
         sender.busy = True
 
     def _go_on(self, sender: _Sender) -> asyncio.Task[None]:
-        task = sender.task = self._loop.create_task(self._send(sender))
+        task = sender.task = asyncio.get_running_loop().create_task(self._send(sender))
         sender.busy = True
         task.add_done_callback(self._ended)
         return task
@@ -316,7 +315,7 @@ class Gatherer:
         batch = self._full[0]
         self._batches = sender.place = self._batches + 1
         sender.number += 1
-        sender.begun_at = self._loop.time()
+        sender.begun_at = asyncio.get_running_loop().time()
         sender.holds = not batch.fresh
         sender.batch = batch
         self._full.popleft()
@@ -349,10 +348,10 @@ class Gatherer:
     async def _alone(self, sender: _Sender, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""
         sender.number += 1
-        return (await self._answers(sender, [commit], self._loop.time()))[0]
+        return (await self._answers(sender, [commit], asyncio.get_running_loop().time()))[0]
 
     async def _answers(self, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
-        pause = FIRST_PAUSE_S
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_S
         while True:
             try:
                 return await self.store.commit(commits, batch=(sender.client, sender.number))
@@ -363,7 +362,7 @@ class Gatherer:
             sender.holds = True
             wait = pause * (0.5 + self._rng.random() / 2)
             while True:
-                if self._loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
+                if loop.time() + pause >= min(begun_at + self._give_up_s, self._ends_at):
                     return [unknown for _ in commits]
                 await asyncio.sleep(wait)
                 wait = FIRST_PAUSE_S

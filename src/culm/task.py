@@ -214,10 +214,7 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
-    if app.tracing is None and app.payloads.plain and options.within is None:  # as `_accepted`, without a call for each job
-        if await app.gatherer().submit(Commit(send=(job,)), fresh=not options.id) == "conflict":
-            raise IdConflict(job_id)
-    elif app.tracing is None:
+    if app.tracing is None:
         await _accepted(app, job, options)
     else:
         with app.tracing.sending([job]) as traced:

@@ -435,17 +435,14 @@ def test_what_a_signal_interrupts_goes_on_if_the_loop_does(done: bool) -> None:
     store, answers = Interrupted(done=done), list[Answer]()
     loop = asyncio.new_event_loop()
 
-    async def made() -> Gatherer:
-        return Gatherer(store, client="c", for_callers=True)
-
-    async def post(gatherer: Gatherer) -> None:
+    async def post() -> None:
         gatherer.post(sending("a"), answers.append)
         await asyncio.sleep(1)
 
     try:
-        gatherer = loop.run_until_complete(made())
+        gatherer = Gatherer(store, client="c", for_callers=True)
         with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(post(gatherer))
+            loop.run_until_complete(post())
         loop.run_until_complete(gatherer.flush())
     finally:
         for task in asyncio.all_tasks(loop):

@@ -30,6 +30,11 @@ class News:
         self._away = False  # so much was said
         self._keeper: asyncio.Task[None] | None = None
 
+    @property
+    def is_up(self) -> bool:
+        """As far as this process knows, what is said now is heard."""
+        return self._connection is not None and self._connection.is_open
+
     async def subscribe(self, channel: str, hear: Hear) -> None:
         """Call `hear` with each message from now on. Raises StoreUnavailable."""
         name = channel.encode()

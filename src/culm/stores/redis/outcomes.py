@@ -45,13 +45,13 @@ class Outcomes:
         self._news = news
         self._now = now
         self._channel = channel
-        self._expected = Expected(link.loop.time)
+        self._expected = Expected()
         self._waiting: dict[bytes, list[Waiting]] = {}
         self._looks: dict[str, list[tuple[bytes, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
         self._looking: set[asyncio.Task[None]] = set()
         self._unlooked: set[Waiting] = set()  # waits whose first look was not answered yet
         self._late: set[Waiting] = set()  # those of them whose time is over
-        self._line: dict[Waiting, tuple[bytes, float]] = {}  # waits of a whole second: whose, and when they end; the first one first
+        self._line: dict[Waiting, tuple[bytes, bool, float]] = {}  # waits of a second: whose, looked for, when they end; the first first
         self._ticking = False
         self._listening: asyncio.Task[None] | None = None
         self.is_listening = False
@@ -65,22 +65,19 @@ class Outcomes:
     def wait(self, job_id: str, *, for_ms: int) -> Waiting:
         """How it ended, as soon as it has; PENDING after for_ms, or a second."""
         name, waiting = job_id.encode(), self._link.loop.create_future()
-        taken = self._expected.take(name)
-        if isinstance(taken, bytes):
-            waiting.set_result(taken)
-            return waiting
+        looks = not (self._expected.awaits(name) and self._news.is_up)
         others = self._waiting.get(name)
         if others is None:
             self._waiting[name] = [waiting]
         else:
             others.append(waiting)
         if for_ms < LOOK_MS:
-            self._link.loop.call_later(for_ms / 1000, self._end, name, waiting)
+            self._link.loop.call_later(for_ms / 1000, self._end, name, waiting, looks)
         else:
-            self._line[waiting] = name, self._link.loop.time() + LOOK_MS / 1000
+            self._line[waiting] = name, looks, self._link.loop.time() + LOOK_MS / 1000
             if not self._ticking:
                 self._tick_later()
-        if taken == "look":
+        if looks:
             self._unlooked.add(waiting)
             self._look(self._channel, name, waiting)
         return waiting
@@ -89,11 +86,11 @@ class Outcomes:
 
     def sends(self, job_ids: Sequence[str]) -> str:
         """These are about to be sent. Returns the channel to tell of their ends; "": nobody is to be told."""
-        return self._channel if self.is_listening and self._expected.sends(job_ids) else ""
+        return self._channel if self._expected.sends(job_ids) and self.is_listening and self._news.is_up else ""
 
-    def never_mind(self, job_ids: Sequence[str]) -> None:
-        """It is not known whether the server was asked to tell of these."""
-        self._expected.never_mind(job_ids)
+    def sent(self, job_ids: Sequence[str], *, asked: bool) -> None:
+        """The server has answered; False: it may not have been asked to tell of these."""
+        self._expected.sent(job_ids, asked=asked)
 
     # -- looking ------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +147,7 @@ class Outcomes:
     def _told(self, message: bytes) -> None:
         told, waits = _decode_told(message), self._waiting
         for name, outcome in zip(told[::2], told[1::2], strict=True):
-            self._expected.keep(name, outcome)
+            self._expected.ended(name)
             for waiting in waits.pop(name, ()):
                 self._line.pop(waiting, None)
                 if not waiting.done():
@@ -163,19 +160,19 @@ class Outcomes:
         self._link.loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now, over = self._link.loop.time(), list[tuple[bytes, Waiting]]()
-        for waiting, (name, ends_at) in self._line.items():
+        now, over = self._link.loop.time(), list[tuple[bytes, Waiting, bool]]()
+        for waiting, (name, looked, ends_at) in self._line.items():
             if ends_at > now:
                 break
-            over.append((name, waiting))
-        for name, waiting in over:
+            over.append((name, waiting, looked))
+        for name, waiting, looked in over:
             del self._line[waiting]
-            self._end(name, waiting)
+            self._end(name, waiting, looked)
         self._ticking = False
         if self._line:
             self._tick_later()
 
-    def _end(self, name: bytes, waiting: Waiting) -> None:
+    def _end(self, name: bytes, waiting: Waiting, looked: bool) -> None:
         """It is told, or its caller is gone, or it has waited long enough."""
         others = self._waiting.get(name)
         if others is not None and waiting in others:
@@ -184,5 +181,9 @@ class Outcomes:
                 del self._waiting[name]
         if waiting in self._unlooked:
             self._late.add(waiting)  # nothing is known of it yet: the look, or its failure, is the answer
-        elif not waiting.done():
+        elif waiting.done():
+            return
+        elif looked:
             waiting.set_result(PENDING)
+        else:
+            self._look("", name, waiting)

@@ -136,41 +136,30 @@ class RedisStore:
         if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
             letters = await self._run("finish", client, number, *words)
         elif (sent := wire.sending(commits)) is not None:
-            letters = await self._send(sent, batch)
+            letters = await self._run(sent.script, client, number, "", *sent.words)
         if not isinstance(letters, bytes):
             letters = await self._run("commit", client, number, *wire.anything(commits, self._ledger))
         assert isinstance(letters, bytes)
         self._leases.forget(commits)
         return wire.answers(letters)
 
-    async def _send(self, sent: wire.Sending, batch: BatchId) -> bytes | int:
-        """The answers; or 0: the script did nothing."""
-        outcomes = self._here().outcomes
-        channel = outcomes.sends(sent.ids)
-        letters: bytes | int = 0
-        try:
-            letters = await self._run(sent.script, *batch, channel, *sent.words)
-        finally:
-            if channel and not isinstance(letters, bytes):
-                outcomes.never_mind(sent.ids)
-        return letters
-
     def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         here = self._here()
-        link, sent, script = here.link, None, "finish"
+        link, sent, script, channel = here.link, None, "finish", ""
         if not isinstance(link, Link) or not link.is_open:
             return False
         words = wire.finishing(commits, self._leases, self._ledger)
         if words is None:
             if (sent := wire.sending(commits)) is None:
                 return False
-            script, words = sent.script, [here.outcomes.sends(sent.ids), *sent.words]
+            channel = here.outcomes.sends(sent.ids)  # only here: what is sent again may have ended, and been told
+            script, words = sent.script, [channel, *sent.words]
 
         def told(letters: Reply) -> None:
+            if channel and sent is not None:
+                here.outcomes.sent(sent.ids, asked=isinstance(letters, bytes))
             if not isinstance(letters, bytes):
-                if sent is not None:
-                    here.outcomes.never_mind(sent.ids)
                 then(None)
                 return
             self._leases.forget(commits)
