@@ -1,7 +1,7 @@
 """`redis://host`: a store that many machines share. What has to be atomic is a script; this is what calls them.
 
 Map: docs/redis.md the keys; `lua/` the kernel; `wire.py` commits as words; `connection.py` and `link.py` the transport;
-`news.py` and `outcomes.py` who is told of what; `reads.py` the rest. Durability is the server's, and is said at the first
+`news.py`, `outcomes.py` and `expected.py` who is told of what; `reads.py` the rest. Durability is the server's, and is said at the first
 connection.
 """
 
