@@ -12,6 +12,7 @@ from culm.commit import Commit
 from culm.errors import StoreUnavailable
 from culm.job import Job
 from culm.store import Claimed, Patient
+from culm.stores.redis.link import BRIEF_MS
 from culm.stores.redis.store import RedisStore
 from tests.on_redis.asking import send
 from tests.on_redis.conftest import Opened
@@ -68,6 +69,20 @@ async def test_what_is_sent_later_is_granted_then(server: RedisServer, opened: O
             claimed = await within(2, task)
             assert ids(claimed) == [f"job-{n}"]
             assert claimed.deliveries[0].lease.startswith(f"w{n}/")
+
+
+@pytest.mark.parametrize(("wait_ms", "scripts"), [(BRIEF_MS, 1), (LONG_MS, 2)])
+async def test_what_is_due_is_granted_without_a_marker(server: RedisServer, opened: Opener, wait_ms: int, scripts: int) -> None:
+    """A long wait looks before it begins; a brief one is over soon, and its claim finds it."""
+    async with opened(server.url) as store:
+        await send(store, "a")
+        await claim(store, 1, wait_ms=10, limit=1, claimer="other")
+        await store.wait(["default"], for_ms=10)  # both scripts are known now
+        await send(store, "b", number=2)
+        server.ask("DEL", f"{store.address.prefix}m:default")
+        server.ask("CONFIG", "RESETSTAT")
+        assert ids(await within(2, asyncio.create_task(claim(store, 1, wait_ms=wait_ms)))) == ["b"]
+        assert f"cmdstat_evalsha:calls={scripts},".encode() in server.read("INFO", "commandstats")
 
 
 async def test_without_anything_it_ends_when_its_time_is_over(server: RedisServer, opened: Opener) -> None:
