@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import pytest
 from msgspec.structs import replace
 
-from culm.commit import Commit, Held, Trigger
+from culm.commit import Commit, Held, Record, Trigger
 from culm.job import Job
 from culm.outcome import Succeeded
 from culm.stores.partitioned import commits as committing
@@ -158,6 +158,20 @@ def test_a_conflict_that_is_there_before_refuses_the_whole_commit(world: World) 
         assert view is not None
         assert view.state == "leased"
         assert await store.job(free) is None
+
+    asyncio.run(run())
+
+
+def test_a_commit_that_contradicts_itself_where_it_crosses_is_refused(world: World) -> None:
+    async def run() -> None:
+        store, name = world.process()
+        flow = f"{root_in(2, 'flow')}~a"
+        for send in (root_in(0, "new"), root_in(2, "new")):
+            records = (Record(flow, 0, b"\x01"), Record(flow, 0, b"\x02"))
+            commit = Commit(send=(Job(id=send, task="t"),), records=records)
+            assert await store.commit([commit], batch=(f"{name}/{send}", 1)) == ["conflict"]
+            assert await store.job(send) is None
+        assert await store.records(flow) == []
 
     asyncio.run(run())
 

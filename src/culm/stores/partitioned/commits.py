@@ -103,6 +103,9 @@ class Commits:
         coming: dict[str, str] = {}
         if any(coming.setdefault(job.id, job.task) != job.task for job in parcel.send):
             return True
+        steps: dict[tuple[str, int], bytes] = {}
+        if any(steps.setdefault((r.flow, r.seq), r.value) != r.value for r in parcel.records):
+            return True
         ids = [*coming, *{t.job_id for t in parcel.triggers if t.job_id not in coming}]
         views = await asyncio.gather(*(partition.ask_soon(store.job(job_id)) for job_id in ids))
         if any(view.task != coming[job_id] if view and job_id in coming else not view and job_id not in coming
