@@ -1,6 +1,7 @@
 """How long the random tests run: CULM_TESTS=full for the whole of it, else a few dozen histories, the same ones every time."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 pytest.register_assert_rewrite("tests.conformance.twins")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in its background ignores it, and so would all that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "check", max_examples=30, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

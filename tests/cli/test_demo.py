@@ -84,7 +84,7 @@ def test_the_demo_of_an_empty_folder_works(shell: Shell) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_demo_leaves_nothing_behind(shell: Shell) -> None:
-    os.truncate(tree(shell.folder / "tree", 3_000) / "file-2998", 1 << 33)  # reading that takes many seconds: the signal is first
+    os.truncate(tree(shell.folder / "tree", 3_000) / "file-2998", 1 << 30)  # the signal comes before this is read
     demo = shell.start("demo", "tree", "--kill", "--json", "--store", "kept.db")
     demo.line("killed worker")
     demo.signal(signal.SIGINT)

@@ -83,7 +83,6 @@ def test_without_a_terminal_ctrl_c_ends_it_with_exit_0(shell: Shell) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "culm", "top", "--every", "0.1"],
         cwd=shell.folder, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it takes no lock
     )  # fmt: skip
     with process:
         assert process.stdout is not None
@@ -99,7 +98,6 @@ def test_in_a_terminal_it_is_one_screen_that_ctrl_c_leaves_as_it_was(shell: Shel
     process = subprocess.Popen(
         [sys.executable, "-m", "culm", "top", "--every", "0.1"],
         cwd=shell.folder, env=shell.env | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509  # it takes no lock
     )  # fmt: skip
     os.close(theirs)
     try:
@@ -114,10 +112,6 @@ def test_in_a_terminal_it_is_one_screen_that_ctrl_c_leaves_as_it_was(shell: Shel
     assert b"\x1b[?1049h" in seen
     assert b"default" in seen
     assert b"Traceback" not in seen
-
-
-def _hears_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in a shell's background inherit that it is ignored
 
 
 def _read_until(terminal: int, end: bytes) -> bytes:
