@@ -11,6 +11,10 @@ Where the store applies in order what it is asked, a second batch may follow one
 the next is put together. Each of the two senders has a name and numbers of its own, so a batch that has to be resent is not
 taken for an old one because its successor came through. Until that is answered nothing newer is sent; nor while a batch
 is under way that may take the store a second look.
+
+Callers who are answered together post together, and would go in step for ever: the store waits for them, then they for it. So a large
+batch goes in two halves, and the groups take turns from then on. Two are as good as more, and each costs. A group of some dozens that
+takes turns with another is known by this, that the last batch began with another caller's commit.
 """
 
 from __future__ import annotations
@@ -23,57 +27,17 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import NamedTuple, TypeAlias
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
+from culm.sender import Answer, Batch, Sender, Told
 from culm.store import InOrder, Prompt, Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
 ALONE = 4  # batches in a row, each of one commit with nothing beside it: then commits come one by one
-HALVED = 32  # commits of a batch that goes in two halves: they are answered one after the other, and their callers do not go in step
+HALVED = 32  # commits of a batch that goes in two halves, if the last one began with the same caller
+MOST_WHOLE = 64  # commits of one that goes in two halves, whoever began the last
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-
-Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
-Then: TypeAlias = Callable[[Answer], None]
-Told: TypeAlias = "Then | asyncio.Future[Committed]"  # who awaits an answer
-
-
-class Batch(NamedTuple):
-    commits: list[Commit]
-    thens: list[tuple[int, Told]]  # (index of its commit there, whom to tell)
-    fresh: bool  # it sends new jobs under new ids, and does nothing else
-
-
-class _Sender:
-    """Sends batches, one at a time. Its name is given to no other.
-
-    Attributes:
-        busy: it has, or will have, a batch to send.
-        batch: under way.
-        begun_at: when it was sent first, by the loop's clock.
-        place: of its batch, among all of this gatherer.
-        holds: nothing newer is sent until its batch is answered.
-        task: sends its batches, and sends them again; None: none of that is needed so far.
-        asked: the store was asked without a task, and has not answered.
-        told: done when it has, if somebody waits for that.
-    """
-
-    __slots__ = ("asked", "batch", "begun_at", "busy", "client", "holds", "number", "place", "task", "told")
-
-    def __init__(self, client: str) -> None:
-        self.client = client
-        self.number = self.place = 0
-        self.begun_at = 0.0
-        self.busy = self.holds = self.asked = False
-        self.batch: Batch | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.told: asyncio.Future[None] | None = None
-
-    @property
-    def under_way(self) -> Sequence[Commit]:
-        batch = self.batch  # once: another thread asks
-        return () if batch is None else batch.commits
 
 
 class Gatherer:
@@ -102,10 +66,12 @@ class Gatherer:
         self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
         self._fresh = True
         self._room = 0  # weight that it can still take; 0: it has yet to begin
+        self._begun_by: int | None = None  # which caller's commit is its first; no more than a hint
+        self._last_begun_by: int | None = None  # the same of the batch before; None: there was none
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
-        self._first = _Sender(client)
+        self._first = Sender(client)
         in_order = isinstance(store, InOrder)
-        self._second = _Sender(f"{client}+") if for_callers and in_order else None
+        self._second = Sender(f"{client}+") if for_callers and in_order else None
         self._batches = 0
         self._prompt = store if isinstance(store, Prompt) and (for_callers or in_order) else None
         self._answers_later = self._prompt is not None and in_order
@@ -178,14 +144,14 @@ class Gatherer:
         while busy := [sender for sender in (self._first, self._second) if sender is not None and sender.busy]:
             await asyncio.wait([self._end_of(sender) for sender in busy])
 
-    def _end_of(self, sender: _Sender) -> asyncio.Future[None]:
+    def _end_of(self, sender: Sender) -> asyncio.Future[None]:
         if sender.task is not None or not sender.asked:
             return sender.task or self._go_on(sender)
         if sender.told is None:
             sender.told = asyncio.get_running_loop().create_future()
         return sender.told
 
-    def _start(self, sender: _Sender) -> None:
+    def _start(self, sender: Sender) -> None:
         """It sends in the next turn of the loop: until then, commits gather. What may well be alone goes now."""
         if self._prompt is None:
             self._go_on(sender)
@@ -194,11 +160,11 @@ class Gatherer:
         else:
             self._send_soon(sender, self._prompt)
 
-    def _send_soon(self, sender: _Sender, store: Prompt) -> None:
+    def _send_soon(self, sender: Sender, store: Prompt) -> None:
         asyncio.get_running_loop().call_soon(self._send_at_once, sender, store)
         sender.busy = True
 
-    def _go_on(self, sender: _Sender) -> asyncio.Task[None]:
+    def _go_on(self, sender: Sender) -> asyncio.Task[None]:
         task = sender.task = asyncio.get_running_loop().create_task(self._send(sender))
         sender.busy = True
         task.add_done_callback(self._ended)
@@ -210,19 +176,19 @@ class Gatherer:
             if sender is not None and sender.task is task:
                 self._rest(sender)
 
-    def _rest(self, sender: _Sender) -> None:
+    def _rest(self, sender: Sender) -> None:
         if sender.batch is not None:  # its task was cancelled: somebody ends all tasks of the loop
             unknown = StoreUnavailable("what sends it was cancelled; it may have happened")
             self._settle(sender, sender.batch, [unknown] * len(sender.batch.commits))
         sender.task, sender.batch, sender.busy, sender.holds = None, None, False, False
         self._room = 0
 
-    def _is_quiet(self, *, but: _Sender) -> bool:
+    def _is_quiet(self, *, but: Sender) -> bool:
         """The other sender has nothing to do, and nothing is full."""
         other = self._second if but is self._first else self._first
         return not self._full and (other is None or not other.busy)
 
-    def _send_at_once(self, sender: _Sender, store: Prompt, *, alone: bool = False) -> None:
+    def _send_at_once(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
         """What has gathered, if the store can be asked without a task; else, or when it cannot answer, a task goes on."""
         if sender.task is not None or sender.asked:
             return  # a flush was quicker
@@ -243,13 +209,13 @@ class Gatherer:
                 sender.asked, sender.holds = False, sender.batch is not None
                 self._go_on_or_rest(sender)
 
-    def _is_little(self, sender: _Sender) -> bool:
+    def _is_little(self, sender: Sender) -> bool:
         """Beside what the other has under way: it goes with what that sends next, or few would go beside many for ever."""
         other = self._second if sender is self._first else self._first
         under_way = 0 if other is None else len(other.under_way)
         return under_way > 2 * len(self._commits) and not self._full and sender.batch is None
 
-    def _answered_at_once(self, sender: _Sender, number: int, answers: Sequence[Answer] | None) -> None:
+    def _answered_at_once(self, sender: Sender, number: int, answers: Sequence[Answer] | None) -> None:
         """None: whether it was done the same batch will tell."""
         batch = sender.batch
         if not sender.asked or sender.number != number or batch is None:
@@ -269,13 +235,13 @@ class Gatherer:
             else:
                 self._go_on_or_rest(sender)
 
-    def _go_on_or_rest(self, sender: _Sender) -> None:
+    def _go_on_or_rest(self, sender: Sender) -> None:
         if sender.batch is not None or self._has_more(sender):
             self._go_on(sender)
         else:
             self._rest(sender)
 
-    async def _send(self, sender: _Sender) -> None:
+    async def _send(self, sender: Sender) -> None:
         """The batch that is under way, and those after it."""
         try:
             while sender.batch is not None or self._has_more(sender):
@@ -289,7 +255,7 @@ class Gatherer:
         finally:
             self._rest(sender)
 
-    def _settle(self, sender: _Sender, batch: Batch, answers: Sequence[Answer]) -> None:
+    def _settle(self, sender: Sender, batch: Batch, answers: Sequence[Answer]) -> None:
         """The batch is answered."""
         commits = batch.commits
         came_alone = self._answers_later and len(commits) == 1 and not self._commits and self._is_quiet(but=sender)
@@ -305,11 +271,12 @@ class Gatherer:
             else:
                 then(answers[index])
 
-    def _next_batch(self, sender: _Sender) -> Batch:
+    def _next_batch(self, sender: Sender) -> Batch:
         """What that sender is to send, under a new number."""
-        if not self._full and self._fresh and len(self._commits) >= HALVED and (other := self._idle()) is not None:
+        if self._is_for_two() and (other := self._idle()) is not None:
             self._halve()
             self._start(other)
+        self._last_begun_by = self._begun_by
         if not self._full:
             self._close_batch()
         batch = self._full[0]
@@ -321,20 +288,27 @@ class Gatherer:
         self._full.popleft()
         return batch
 
+    def _is_for_two(self) -> bool:
+        takes_turns = self._last_begun_by not in (None, self._begun_by)
+        return not self._full and self._fresh and len(self._commits) >= (MOST_WHOLE if takes_turns else HALVED)
+
     def _halve(self) -> None:
         """The older half of what collects is full."""
         commits, thens, half = self._commits, self._thens, len(self._commits) // 2
         self._full.append(Batch(commits[:half], [(index, then) for index, then in thens if index < half], self._fresh))
         self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
+        self._begun_by = 0  # another, whoever that is
 
-    def _idle(self) -> _Sender | None:
+    def _idle(self) -> Sender | None:
         if not self._first.busy:
             return self._first
         return self._second if self._second is not None and not self._second.busy else None
 
-    def _begin_batch(self, weight: int) -> _Sender | None:
+    def _begin_batch(self, weight: int) -> Sender | None:
         """The next batch begins with a commit of that weight, even if that alone is too much. Returns who is to start with it."""
         self._close_batch()
+        if self._second is not None:
+            self._begun_by = id(asyncio.current_task())
         sender = self._idle()
         self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
         return sender if sender is not None and not self._is_behind(sender, self._batches + 1) else None
@@ -345,12 +319,12 @@ class Gatherer:
             self._commits, self._thens = [], []
         self._fresh, self._room = True, 0
 
-    async def _alone(self, sender: _Sender, commit: Commit) -> Answer:
+    async def _alone(self, sender: Sender, commit: Commit) -> Answer:
         """One commit of a batch that the store could not take: only the bad one must suffer."""
         sender.number += 1
         return (await self._answers(sender, [commit], asyncio.get_running_loop().time()))[0]
 
-    async def _answers(self, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
+    async def _answers(self, sender: Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_S
         while True:
             try:
@@ -370,17 +344,17 @@ class Gatherer:
                     break
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
-    def _has_more(self, sender: _Sender) -> bool:
+    def _has_more(self, sender: Sender) -> bool:
         """For that sender; else the other goes on with it."""
         return bool(self._full or self._commits) and not self._is_behind(sender, self._batches + 1)
 
-    def _is_behind(self, sender: _Sender, place: int) -> bool:
+    def _is_behind(self, sender: Sender, place: int) -> bool:
         """The other has an older batch that holds."""
         other = self._second if sender is self._first else self._first
         return other is not None and other.holds and other.place < place
 
 
-def _told(sender: _Sender, commit: Commit, answer: Answer) -> Answer:
+def _told(sender: Sender, commit: Commit, answer: Answer) -> Answer:
     """A commit that no lease fences has none to lose: the store took its batch for an older one, and did nothing."""
     if answer != "lease_lost" or commit.fence is not None:
         return answer

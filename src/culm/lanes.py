@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from culm.batch import Answer, Gatherer, Then
+from culm.batch import Gatherer
 from culm.commit import Commit, Committed, weigh
+from culm.sender import Answer, Then
 from culm.store import Laned, LanedStore, Store
 
 Answered: TypeAlias = Callable[[Sequence[Commit], Sequence[Answer]], None]

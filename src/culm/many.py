@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from culm.batch import Answer
 from culm.chunks import chunks
 from culm.commit import Commit, weigh
 from culm.current import running
 from culm.errors import CulmError, IdConflict, PartlySent
 from culm.handle import Handle
 from culm.job import Job
+from culm.sender import Answer
 from culm.task import Bound, join_send, make_job, refuse_topic, send, send_within
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ import msgspec
 import pytest
 
 from culm import decide
-from culm.batch import Answer, Gatherer, _Sender
+from culm.batch import Gatherer
 from culm.commit import Commit, Held
 from culm.current import Attempt, ReadEvent
 from culm.errors import StoreError, StoreUnavailable
 from culm.job import Delivery
 from culm.outcome import Lost, Outcome, Succeeded
+from culm.sender import Answer, Sender
 from culm.store import Claimed, FullStore, LeaseState
 from culm.stores.rows import Row
 from culm.stores.tables import Tables
@@ -197,7 +198,7 @@ def stop_does_not_await_its_last_commits(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("a resent batch gets a new number")
 def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
         while True:
             try:
                 return await self.store.commit(commits, batch=(sender.client, sender.number))
@@ -210,7 +211,7 @@ def a_resent_batch_gets_a_new_number(patch: pytest.MonkeyPatch) -> None:
 
 @_bug("an unanswered batch is taken for applied")
 def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
-    async def answers(self: Gatherer, sender: _Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
+    async def answers(self: Gatherer, sender: Sender, commits: list[Commit], begun_at: float) -> Sequence[Answer]:
         try:
             return await self.store.commit(commits, batch=(sender.client, sender.number))
         except StoreUnavailable:
@@ -223,7 +224,7 @@ def an_unanswered_batch_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
 def a_batch_whose_answer_is_lost_is_taken_for_applied(patch: pytest.MonkeyPatch) -> None:
     right = Gatherer._answered_at_once
 
-    def answered(self: Gatherer, sender: _Sender, number: int, answers: Sequence[Answer] | None) -> None:
+    def answered(self: Gatherer, sender: Sender, number: int, answers: Sequence[Answer] | None) -> None:
         right(self, sender, number, ["applied"] * len(sender.under_way) if answers is None else answers)
 
     patch.setattr(Gatherer, "_answered_at_once", answered)

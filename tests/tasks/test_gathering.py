@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from culm import App, PartlySent, StoreError, StoreUnavailable
-from culm.batch import HALVED, MAX_WEIGHT, Answer, Gatherer, _Sender
+from culm.batch import HALVED, MAX_WEIGHT, MOST_WHOLE, Gatherer
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.job import Job
+from culm.sender import Answer, Sender
 from culm.store import AtOnce
 from culm.stores.memory import MemoryStore
 from tests.tasks.harness import Bench, run, until
@@ -98,7 +99,7 @@ class Watched(Gatherer):
             self.look(name)
 
 
-class WatchedSender(_Sender):
+class WatchedSender(Sender):
     def __init__(self, of: Watched, client: str) -> None:
         self.of = of
         super().__init__(client)
@@ -133,6 +134,60 @@ def test_a_commit_is_never_missed_on_its_way_to_the_store(weight: int, two: bool
         assert weight > 1 or len(store.batches) == (2 if two else 1)
 
     run(main())
+
+
+class SlowNoting(Noting):
+    """Takes some turns of the loop for each batch, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.works = asyncio.Lock()
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        async with self.works:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return await super().commit(commits, batch=batch)
+
+
+async def _sends(gatherer: Gatherer, times: int, turn: asyncio.Semaphore | None = None) -> None:
+    for n in range(times):
+        if turn is not None:
+            await turn.acquire()
+        assert await gatherer.submit(sending(str(n)), fresh=True) == "applied"
+
+
+def test_callers_in_step_become_two_groups_that_stay() -> None:
+    async def main() -> None:
+        store = SlowNoting()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        await asyncio.gather(*(_sends(gatherer, 10) for _ in range(HALVED)))
+        assert {len(batch) for batch in store.batches} == {HALVED // 2}
+
+    run(main())
+
+
+def test_groups_that_take_turns_are_not_halved_again_unless_they_are_large() -> None:
+    """As those who await results do: each group sends when the other has sent, and its answer has come."""
+
+    async def main(size: int, *, together: bool) -> list[int]:
+        store = SlowNoting()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        turns = [asyncio.Semaphore(0), asyncio.Semaphore(0)]
+        groups = [asyncio.gather(*(_sends(gatherer, 10, turn) for _ in range(size))) for turn in turns]
+        for n in range(20):
+            for _ in range(size):
+                turns[n % 2].release()
+            if n or not together:
+                await asyncio.sleep(0.001)
+                await gatherer.flush()
+        await asyncio.gather(*groups)
+        return [len(batch) for batch in store.batches]
+
+    small, large = MOST_WHOLE - 1, MOST_WHOLE
+    assert run(main(small, together=False)) == [small // 2, small - small // 2, *[small] * 19], "the first knows of no partner"
+    assert run(main(HALVED, together=True)) == [HALVED] * 20, "the halves of one batch are partners, too"
+    assert set(run(main(large, together=False))) == {large // 2}
 
 
 class LosesTheFirst(MemoryStore):

@@ -16,17 +16,25 @@ POLL_S = 2.0
 
 
 class Patience(MemoryStore):
-    """Its claims wait there. Notes of each how long it may, its limit, and what it found."""
+    """Its claims wait there. Notes of each how long it may, its limit, and what it found; of others what they found."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waited: list[tuple[int, int, int]] = []
+        self.asked: list[int] = []
+        self.stale_at = 0  # which wait is ended by a marker of what is claimed already; 0: none
+
+    async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
+        claimed = await super().claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
+        self.asked.append(len(claimed.deliveries))
+        return claimed
 
     async def claim_within(
         self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority", wait_ms: int
     ) -> Claimed:
-        await self.wait(queues, for_ms=wait_ms)
-        claimed = await self.claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
+        if not self.stale_at or len(self.waited) != self.stale_at:
+            await self.wait(queues, for_ms=wait_ms)
+        claimed = await super().claim(queues, lease=lease, limit=limit, for_ms=for_ms, order=order)
         self.waited.append((wait_ms, limit, len(claimed.deliveries)))
         return claimed
 
@@ -59,5 +67,56 @@ def test_a_busy_worker_waits_briefly_for_all_it_has_room_for_and_an_idle_one_lon
         for (_, _, found), (wait_ms, limit, _) in pairwise(after):
             assert (wait_ms <= BRIEF_MS) is (found > 0)
             assert limit == MOST_AFTER_A_WAIT or wait_ms <= BRIEF_MS
+
+    run(main())
+
+
+def test_what_took_the_last_is_followed_by_a_wait_although_it_took_all_that_it_could() -> None:
+    """A wave of callers is often just what there is room for; to ask for more at once would be a claim for nothing, with each of them."""
+
+    async def main() -> None:
+        store = Patience()
+        app = App(store=store, rng=random.Random(1))
+
+        @app.task
+        async def quick(n: int) -> None: ...
+
+        async with app.worker(concurrency=30, poll=POLL_S):
+            await until(lambda: len(store.waited) >= 1)
+            jobs = await quick.map(range(MOST_AFTER_A_WAIT))
+            for job in jobs:
+                await job.result()
+            more = await quick.map(range(MOST_AFTER_A_WAIT + 3))
+            for job in more:
+                await job.result()
+
+        assert store.waited[1] == (round(POLL_S * 1000), MOST_AFTER_A_WAIT, MOST_AFTER_A_WAIT)
+        assert store.waited[2][0] == BRIEF_MS
+        assert store.asked == [0], "but for the first, every claim waited"
+
+    run(main())
+
+
+def test_a_brief_wait_that_was_woken_for_nothing_is_followed_by_another() -> None:
+    """Else the next wave would find a worker that takes a few of it, and the rest with a second claim, and then it stays in two parts."""
+
+    async def main() -> None:
+        store = Patience()
+        store.stale_at = 3
+        app = App(store=store, rng=random.Random(1))
+
+        @app.task
+        async def quick(n: int) -> None: ...
+
+        async with app.worker(concurrency=30, poll=POLL_S):
+            await until(lambda: len(store.waited) >= 1)
+            for n in (1, 2):
+                await (await quick.enqueue(n)).result()
+            await until(lambda: len(store.waited) >= 5)
+            await (await quick.enqueue(3)).result()
+
+        waits = [(wait_ms, found) for wait_ms, _, found in store.waited]
+        long_ms = round(POLL_S * 1000)
+        assert waits[1:6] == [(long_ms, 1), (BRIEF_MS, 1), (BRIEF_MS, 0), (BRIEF_MS, 0), (long_ms, 1)]
 
     run(main())

@@ -11,11 +11,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
-from culm.batch import Answer
 from culm.commit import Commit
 from culm.current import Attempt
 from culm.errors import StoreUnavailable
 from culm.outcome import Outcome, Succeeded
+from culm.sender import Answer
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 MILLISECONDS = tuple(round(bound * 1000) for bound in SECONDS)

@@ -28,7 +28,9 @@ MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-BRIEF_MS = 50  # the first wait after a claim that found something; the next job of a busy queue comes within it
+BRIEF_MS = (
+    50  # the first wait after a claim that found something, or after a marker that came late; a busy queue's next job is there by then
+)
 MOST_AFTER_A_WAIT = 8  # of a claim that waits longer than that in the store: a worker that stands still takes no more with it
 LAST_TRIES = 5  # of a claim that is under way when the worker stops: what it granted would be nobody's for the rest of the lease
 
@@ -104,6 +106,7 @@ class Claimer:
             if waited:
                 limit = min(limit, max(1, slots.free))
             limit = min(limit, MOST_AFTER_A_WAIT if waited > BRIEF_MS else MOST_AT_ONCE)
+            began = time.monotonic()
             claimed = await self._claim(limit)
             self.answered = time.monotonic()
             if waited:
@@ -115,8 +118,9 @@ class Claimer:
             else:
                 for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                     slots.feed(list(some))
-            if len(claimed.deliveries) < limit and not self._stopping:
-                await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries))
+            if not self._stopping and (len(claimed.deliveries) < limit or (self._patient is not None and claimed.next_ms != 0)):
+                was_woken = waited <= BRIEF_MS and self.answered - began < waited / 2_000
+                await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries) or was_woken)
                 self._measured = (loop.time(), slots.done)
         if self._laned is not None:  # what a part of it owes would be nobody's for the rest of the lease
             for delivery in await self._laned.owed(self._name):

@@ -18,13 +18,13 @@ from msgspec.structs import replace
 
 from culm import decide
 from culm.app import App
-from culm.batch import Answer, Then
 from culm.commit import Commit, Held, weigh
 from culm.current import Attempt
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import PLAIN, Delivery
 from culm.lanes import Gathering
 from culm.outcome import Failed, Outcome, Released
+from culm.sender import Answer, Then
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.decision import decision_of
