@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from culm.commit import Commit, Held
+from culm.commit import Commit, Event, Held
 from culm.errors import StoreError
 from culm.job import Job
 from culm.outcome import Failed, Fault, Succeeded
@@ -133,3 +133,34 @@ def test_event_loops_that_ended_leave_no_connections(server: RedisServer) -> Non
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOOPS, server.url], capture_output=True, text=True, check=True)
     early, late = map(int, done.stdout.split())
     assert late <= early + 2
+
+
+async def test_jobs_that_ended_together_go_one_by_one_when_their_time_is_over(server: RedisServer) -> None:
+    """They are one member of `expire`; a sweep takes as many as it may, whatever they are kept for, and however they ended."""
+    clock, address = ManualClock(), parse(server.url)
+    store = RedisStore(address, clock=clock)
+    names = [f"j{n:03}" for n in range(260)]
+    try:
+        await store.commit([Commit(send=tuple(job(name) for name in names))], batch=("app", 1))
+        assert await claimed(store, 1, limit=260) == names
+        fences = [Held(name, "w/1") for name in names]
+        ends = [Commit(fence=f, outcome=Succeeded(), keep_ms=2_000 if n % 13 == 7 else 1_000) for n, f in enumerate(fences[:-3])]
+        await store.commit(ends, batch=("w", 1))
+        others = [Commit(fence=f, outcome=Succeeded(), keep_ms=1_000, emit=(Event("s", "t", "k", b"\x01"),)) for f in fences[-3:]]
+        await store.commit(others, batch=("w", 2))
+        members = int(server.ask("ZCARD", address.prefix + "expire").lstrip(b":"))
+        assert members == 3 + 1 + 3, "237 and 20 of one batch, by the hundred, and those whose ends did more"
+        assert [view.id for view in await store.jobs(state="succeeded", limit=1_000)] == names
+
+        assert await store.sweep() == 0
+        clock.advance(ms=1_000)
+        swept = [await store.sweep(limit=n) for n in (1, 99, 101, 7, 1_000)]
+        assert swept == [1, 99, 101, 7, 240 - 208]
+        assert [view.id for view in await store.jobs(limit=1_000)] == [name for n, name in enumerate(names[:-3]) if n % 13 == 7]
+        clock.advance(ms=1_000)
+        assert [await store.sweep(limit=15), await store.sweep(), await store.sweep()] == [15, 5, 0]
+        left = {name: server.ask("HLEN", address.prefix + name) for name in ("jobs", "large", "replays")}
+        assert left == dict.fromkeys(left, b":0")
+        assert server.ask("EXISTS", address.prefix + "expire") == b":0"
+    finally:
+        await store.close()

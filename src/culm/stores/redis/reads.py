@@ -185,7 +185,8 @@ class Jobs:
         if state is None:
             ids.update(await self._scan("ZSCAN", self._prefix + "letters", 2))
         if state is None or state in ("succeeded", "cancelled", "expired"):
-            ids.update(await self._scan("ZSCAN", self._prefix + "expire", 2))
+            for together in await self._scan("ZSCAN", self._prefix + "expire", 2):
+                ids.update(together.split(b"\n"))
         return [job_id.decode() for job_id in ids if job_id]  # `held` has a field without a name
 
     async def _scan(self, command: str, key: str, step: int) -> list[bytes]:

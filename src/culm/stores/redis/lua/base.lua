@@ -8,6 +8,7 @@ local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its h
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
 -- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
 local LISTLESS, ROOMY = '', '------------------------------------------------------------------------------------------------'
+local TOGETHER = 100 -- ids of jobs that ended together and are kept equally long: one member of `expire`, a line each
 local ANSWERS_MS = '86400000' -- a client or claimer that is silent for longer cannot ask for its last answer again
 
 local now = tonumber(ARGV[1])

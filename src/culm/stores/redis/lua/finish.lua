@@ -25,9 +25,9 @@ end
 -- Every check is done. What frees memory comes first, so that a full server can still be drained.
 
 local function keep(group)
-    local outcomes, o, ends, e, dead, d, keeps, values = { LISTLESS, ROOMY }, 2, {}, 0, {}, 0, group.n, 2 * group.n
+    local outcomes, o, dead, d, keeps, values = { LISTLESS, ROOMY }, 2, {}, 0, group.n, 2 * group.n
     local died = string.format(' %.0f\n', now)
-    local kept_until = {} -- by how long: nearly all are kept equally long
+    local kept, for_so_long, ids, n = {}, nil, nil, 0 -- by how long: nearly all are kept equally long
     for i = group.first, group.last do
         local id, for_ms = ARGV[i], ARGV[i + keeps]
         outcomes[o + 1], outcomes[o + 2], o = id, ARGV[i + values], o + 2
@@ -35,16 +35,19 @@ local function keep(group)
             outcomes[o] = string.gsub(ARGV[i + values], '\n', died, 1)
             dead[d + 1], dead[d + 2], d = '0', id, d + 2
         else
-            local moment = kept_until[for_ms]
-            if not moment then
-                moment = string.format('%.0f', now + for_ms)
-                kept_until[for_ms] = moment
+            if for_ms ~= for_so_long then
+                for_so_long, ids = for_ms, kept[for_ms] or {}
+                kept[for_ms], n = ids, #ids
             end
-            ends[e + 1], ends[e + 2], e = moment, id, e + 2
+            ids[n + 1], n = id, n + 1
         end
     end
     many('HSET', OUTCOMES, outcomes, 1, o)
-    many('ZADD', EXPIRE, ends, 1, e)
+    for for_ms, some in pairs(kept) do
+        for from = 1, #some, TOGETHER do
+            call('ZADD', EXPIRE, now + for_ms, table.concat(some, '\n', from, math.min(from + TOGETHER - 1, #some)))
+        end
+    end
     many('ZADD', DEAD, dead, 1, d)
 end
 

@@ -1,18 +1,49 @@
 -- Remove what is over. ARGV: now, limit -> how many jobs, tombstones and scopes went
 local limit, swept = tonumber(ARGV[2]), 0
 
-local function over(key)
-    local some = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit - swept)
+local function take(key, most)
+    local some = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
     if #some > 0 then
         call('ZREMRANGEBYRANK', key, 0, #some - 1)
     end
+    return some
+end
+
+local function over(key)
+    local some = take(key, limit - swept)
     swept = swept + #some
     return some
 end
 
-for _, id in ipairs(over(EXPIRE)) do
-    forget(id)
+-- Finished jobs whose time is over, at most `limit`. What is too many of a member goes back.
+local function ended()
+    local ids, n, rest = {}, 0, {}
+    while n < limit do
+        local members = take(EXPIRE, math.ceil((limit - n) / TOGETHER))
+        if #members == 0 then
+            break
+        end
+        for _, member in ipairs(members) do
+            for id in string.gmatch(member, '[^\n]+') do
+                if n < limit then
+                    ids[n + 1], n = id, n + 1
+                else
+                    rest[#rest + 1] = id
+                end
+            end
+        end
+    end
+    if #rest > 0 then
+        call('ZADD', EXPIRE, now, table.concat(rest, '\n'))
+    end
+    return ids
 end
+
+local ids = ended()
+for _, key in ipairs({ JOBS, LARGE, OUTCOMES, REPLAYS }) do
+    many('HDEL', key, ids, 1, #ids)
+end
+swept = #ids
 over(TOMBS)
 for _, root in ipairs(over(SCOPES)) do
     local key = P .. 's:' .. root
