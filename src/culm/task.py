@@ -215,23 +215,26 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
     if app.tracing is None:
-        await _accepted(app, job, options)
+        answer = await (_answer(app, job, options) if app.payloads.plain else _stored(app, job, options))
     else:
         with app.tracing.sending([job]) as traced:
-            await _accepted(app, traced[0], options)
+            answer = await _stored(app, traced[0], options)
+    if answer == "conflict":
+        raise IdConflict(job_id)
     return Handle(app, job_id, bound.task)
 
 
-async def _accepted(app: App, job: Job, options: Options) -> None:
+async def _stored(app: App, job: Job, options: Options) -> Committed:
     if not app.payloads.plain:
         (job,) = await app.payloads.stored_jobs([job])
+    return await _answer(app, job, options)
+
+
+def _answer(app: App, job: Job, options: Options) -> Awaitable[Committed]:
     commit = Commit(send=(job,))
     if options.within is None:
-        answer = await app.gatherer().submit(commit, fresh=not options.id)
-    else:
-        answer = await send_within(app, commit, options.within)
-    if answer == "conflict":
-        raise IdConflict(job.id)
+        return app.gatherer().submit(commit, fresh=not options.id)
+    return send_within(app, commit, options.within)
 
 
 async def send_within(app: App, commit: Commit, within: object) -> Committed:
