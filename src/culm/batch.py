@@ -13,8 +13,7 @@ taken for an old one because its successor came through. Until that is answered 
 is under way that may take the store a second look.
 
 Callers who are answered together post together, and would go in step for ever: the store waits for them, then they for it. So a large
-batch goes in two halves, and the groups take turns from then on. Two are as good as more, and each costs. A group of some dozens that
-takes turns with another is known by this, that the last batch began with another caller's commit.
+batch goes in two halves, and the groups take turns from then on (`groups.py`). Two are as good as more, and each costs.
 """
 
 from __future__ import annotations
@@ -30,13 +29,14 @@ from math import inf
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
+from culm.groups import Caller, Groups, caller
 from culm.sender import Answer, Batch, Sender, Told
 from culm.store import InOrder, Prompt, Store
 
 MAX_WEIGHT = 2_000  # effects of a batch, so that one batch does not hold up a store's other clients
 ALONE = 4  # batches in a row, each of one commit with nothing beside it: then commits come one by one
-HALVED = 32  # commits of a batch that goes in two halves, if the last one began with the same caller
-MOST_WHOLE = 64  # commits of one that goes in two halves, whoever began the last
+HALVED = 32  # commits of a batch that goes in two halves, unless its callers take turns with others
+MOST_WHOLE = 64  # commits of one that goes in two halves even then
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
@@ -66,8 +66,8 @@ class Gatherer:
         self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
         self._fresh = True
         self._room = 0  # weight that it can still take; 0: it has yet to begin
-        self._begun_by: int | None = None  # which caller's commit is its first; no more than a hint
-        self._last_begun_by: int | None = None  # the same of the batch before; None: there was none
+        self._first_caller: Caller | None = None  # who posted its first commit
+        self._groups = Groups()
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._first = Sender(client)
         in_order = isinstance(store, InOrder)
@@ -276,10 +276,10 @@ class Gatherer:
         if self._is_for_two() and (other := self._idle()) is not None:
             self._halve()
             self._start(other)
-        self._last_begun_by = self._begun_by
         if not self._full:
             self._close_batch()
         batch = self._full[0]
+        self._groups.sends(batch.first_caller)
         self._batches = sender.place = self._batches + 1
         sender.number += 1
         sender.begun_at = asyncio.get_running_loop().time()
@@ -289,15 +289,18 @@ class Gatherer:
         return batch
 
     def _is_for_two(self) -> bool:
-        takes_turns = self._last_begun_by not in (None, self._begun_by)
-        return not self._full and self._fresh and len(self._commits) >= (MOST_WHOLE if takes_turns else HALVED)
+        n = len(self._commits)
+        if self._full or not self._fresh or n < HALVED:
+            return False
+        return n >= MOST_WHOLE or not self._groups.takes_turns(self._first_caller)
 
     def _halve(self) -> None:
         """The older half of what collects is full."""
         commits, thens, half = self._commits, self._thens, len(self._commits) // 2
-        self._full.append(Batch(commits[:half], [(index, then) for index, then in thens if index < half], self._fresh))
+        older = [(index, then) for index, then in thens if index < half]
+        self._full.append(Batch(commits[:half], older, self._fresh, self._first_caller))
         self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
-        self._begun_by = 0  # another, whoever that is
+        self._first_caller = None  # somebody else
 
     def _idle(self) -> Sender | None:
         if not self._first.busy:
@@ -308,14 +311,14 @@ class Gatherer:
         """The next batch begins with a commit of that weight, even if that alone is too much. Returns who is to start with it."""
         self._close_batch()
         if self._second is not None:
-            self._begun_by = id(asyncio.current_task())
+            self._first_caller = caller()
         sender = self._idle()
         self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
         return sender if sender is not None and not self._is_behind(sender, self._batches + 1) else None
 
     def _close_batch(self) -> None:
         if self._commits:
-            self._full.append(Batch(self._commits, self._thens, self._fresh))
+            self._full.append(Batch(self._commits, self._thens, self._fresh, self._first_caller))
             self._commits, self._thens = [], []
         self._fresh, self._room = True, 0
 

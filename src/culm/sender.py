@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from culm.commit import Commit, Committed
+from culm.groups import Caller
 
 Answer: TypeAlias = Committed | Exception  # an exception: StoreUnavailable, then what was asked is unknown; StoreError, then it was refused
 Then: TypeAlias = Callable[[Answer], None]
@@ -17,6 +18,7 @@ class Batch(NamedTuple):
     commits: list[Commit]
     thens: list[tuple[int, Told]]  # (index of its commit there, whom to tell)
     fresh: bool  # it sends new jobs under new ids, and does nothing else
+    first_caller: Caller | None  # who posted its first commit
 
 
 class Sender:

@@ -28,9 +28,8 @@ MOST_AHEAD = 1_000  # deliveries in the buffer
 MOST_AT_ONCE = 500  # deliveries of one claim
 AGE_EVERY = 8  # every eighth claim takes the oldest due, so that low priorities do not starve
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-BRIEF_MS = (
-    50  # the first wait after a claim that found something, or after a marker that came late; a busy queue's next job is there by then
-)
+BRIEF_MS = 50  # a wait after a claim that found something, or was woken for nothing: a busy queue's next job comes within it
+BELIEVED_S = 0.01  # without room for longer, a claim does not wait: what came due meanwhile, and another worker heard of, rings no more
 MOST_AFTER_A_WAIT = 8  # of a claim that waits longer than that in the store: a worker that stands still takes no more with it
 LAST_TRIES = 5  # of a claim that is under way when the worker stops: what it granted would be nobody's for the rest of the lease
 
@@ -102,6 +101,8 @@ class Claimer:
                 await self._room.wait()
                 self.rests = self._stopping
                 continue
+            if time.monotonic() - self.answered > min(BELIEVED_S, self._wait_ms / 1000):
+                self._wait_ms = 0
             waited = self._wait_ms
             if waited:
                 limit = min(limit, max(1, slots.free))
