@@ -29,7 +29,7 @@ from math import inf
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
-from culm.groups import Caller, Groups, caller
+from culm.groups import OTHER_HALF, Caller, Groups, caller
 from culm.sender import Answer, Batch, Sender, Told
 from culm.store import InOrder, Prompt, Store
 
@@ -66,7 +66,7 @@ class Gatherer:
         self._thens: list[tuple[int, Told]] = []  # (index of its commit there, whom to tell)
         self._fresh = True
         self._room = 0  # weight that it can still take; 0: it has yet to begin
-        self._first_caller: Caller | None = None  # who posted its first commit
+        self._first_caller: Caller = None  # who posted its first commit
         self._groups = Groups()
         self._full: deque[Batch] = deque()  # batches that have reached their weight, in order
         self._first = Sender(client)
@@ -273,7 +273,7 @@ class Gatherer:
 
     def _next_batch(self, sender: Sender) -> Batch:
         """What that sender is to send, under a new number."""
-        if self._is_for_two() and (other := self._idle()) is not None:
+        if (other := self._idle()) is not None and self._is_for_two():
             self._halve()
             self._start(other)
         if not self._full:
@@ -300,7 +300,7 @@ class Gatherer:
         older = [(index, then) for index, then in thens if index < half]
         self._full.append(Batch(commits[:half], older, self._fresh, self._first_caller))
         self._commits, self._thens = commits[half:], [(index - half, then) for index, then in thens if index >= half]
-        self._first_caller = None  # somebody else
+        self._first_caller = OTHER_HALF
 
     def _idle(self) -> Sender | None:
         if not self._first.busy:

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     commits: list[Commit]
     thens: list[tuple[int, Told]]  # (index of its commit there, whom to tell)
     fresh: bool  # it sends new jobs under new ids, and does nothing else
-    first_caller: Caller | None  # who posted its first commit
+    first_caller: Caller  # who posted its first commit
 
 
 class Sender:

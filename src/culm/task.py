@@ -214,20 +214,25 @@ async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
-    if app.tracing is None:
-        answer = await (_answer(app, job, options) if app.payloads.plain else _stored(app, job, options))
+    if app.tracing is None and app.payloads.plain:
+        _accepted(job_id, await _answer(app, job, options))
+    elif app.tracing is None:
+        await _stored(app, job, options)
     else:
         with app.tracing.sending([job]) as traced:
-            answer = await _stored(app, traced[0], options)
-    if answer == "conflict":
-        raise IdConflict(job_id)
+            await _stored(app, traced[0], options)
     return Handle(app, job_id, bound.task)
 
 
-async def _stored(app: App, job: Job, options: Options) -> Committed:
+async def _stored(app: App, job: Job, options: Options) -> None:
     if not app.payloads.plain:
         (job,) = await app.payloads.stored_jobs([job])
-    return await _answer(app, job, options)
+    _accepted(job.id, await _answer(app, job, options))
+
+
+def _accepted(job_id: str, answer: Committed) -> None:
+    if answer == "conflict":
+        raise IdConflict(job_id)
 
 
 def _answer(app: App, job: Job, options: Options) -> Awaitable[Committed]:

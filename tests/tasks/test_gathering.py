@@ -14,6 +14,7 @@ import pytest
 from culm import App, PartlySent, StoreError, StoreUnavailable
 from culm.batch import HALVED, MAX_WEIGHT, MOST_WHOLE, Gatherer
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
+from culm.groups import caller
 from culm.job import Job
 from culm.sender import Answer, Sender
 from culm.store import AtOnce
@@ -201,6 +202,21 @@ def test_what_no_task_posts_is_sent_when_one_sends_again() -> None:
     finally:
         loop.close()
     assert answers == ["applied"]
+
+
+def test_a_caller_that_is_no_task_of_asyncios_own_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Foreign:
+        """As the task of another framework's bridge."""
+
+        __slots__ = ()
+
+    async def main() -> None:
+        assert caller() == caller() is not None
+        monkeypatch.setattr(asyncio, "current_task", lambda _loop: Foreign())
+        assert caller() is None
+
+    run(main())
+    assert caller() is None
 
 
 def test_groups_that_take_turns_are_not_halved_again_unless_they_are_large() -> None:

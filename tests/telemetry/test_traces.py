@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
-from culm import App, Keys, Reject, RetryLater, TaskFailed, current, when
+from culm import App, IdConflict, Keys, Reject, RetryLater, TaskFailed, current, when
 from culm.telemetry.otel import Tracing
 from tests.tasks.harness import Bench, run, until
 from tests.telemetry import apart
@@ -146,6 +146,26 @@ def test_a_join_is_linked_to_the_members_that_left_with_it() -> None:
     members = [span.context.span_id for span in bench.spans("send member") if span.context is not None]
     assert len(linked) == 3
     assert linked < set(members)
+
+
+@pytest.mark.parametrize("keys", [None, Keys({"a": b"k" * 32})])
+def test_a_send_that_is_refused_ends_its_span_as_an_error(keys: Keys | None) -> None:
+    bench = Traced(keys=keys)
+
+    @bench.app.task(name="first")
+    async def first() -> None: ...
+
+    @bench.app.task(name="second")
+    async def second() -> None: ...
+
+    async def scenario() -> None:
+        await first.using(id="one").enqueue()
+        with pytest.raises(IdConflict):
+            await second.using(id="one").enqueue()
+
+    run(scenario())
+    assert bench.span("send first").status.status_code is StatusCode.UNSET
+    assert bench.span("send second").status.status_code is StatusCode.ERROR
 
 
 def test_every_attempt_has_a_span_that_says_how_it_ended() -> None:
