@@ -164,30 +164,3 @@ async def test_jobs_that_ended_together_go_one_by_one_when_their_time_is_over(se
         assert server.ask("EXISTS", address.prefix + "expire") == b":0"
     finally:
         await store.close()
-
-
-@pytest.mark.parametrize("leases", [1, 450])
-async def test_a_claim_says_that_more_is_due_while_jobs_are_left_whose_lease_ran_out(server: RedisServer, leases: int) -> None:
-    """Its worker would wait otherwise: nothing rings for these."""
-    clock, names = ManualClock(), [f"j{n:03}" for n in range(500)]
-    store = RedisStore(parse(server.url), clock=clock)
-
-    async def more(number: int, limit: int) -> tuple[int, int | None]:
-        found = await store.claim(["default"], lease=f"w/{number}", limit=limit, for_ms=60_000)
-        return len(found.deliveries), found.next_ms
-
-    try:
-        later = Job(id="later", task="t", after_ms=600_000)
-        await store.commit([Commit(send=(*(job(name) for name in names), later))], batch=("app", 1))
-        for number in range(leases):
-            await store.claim(["default"], lease=f"dead/{number + 1}", limit=500 if leases == 1 else 1, for_ms=100)
-        rest = 500 - leases if leases > 1 else 0
-        assert (await more(1, 500))[0] == rest
-        clock.advance(ms=200)
-        found = [await more(number, 100) for number in range(2, 12)]
-        assert sum(n for n, _ in found) == 500 - rest
-        for n, next_ms in found[: (500 - rest) // 100 - 1]:
-            assert (n, next_ms) == (100, 0)
-        assert found[-1] == (0, 599_800)
-    finally:
-        await store.close()

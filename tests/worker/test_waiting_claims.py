@@ -198,3 +198,24 @@ def test_where_no_claim_waits_a_full_one_is_followed_by_another() -> None:
         assert isinstance(store.asked[3], tuple)
 
     run(main())
+
+
+def test_jobs_whose_lease_ran_out_are_claimed_without_a_wait_between() -> None:
+    """Nothing rings for them, nor says whether more of them are due."""
+
+    async def main() -> None:
+        store = Patience()
+        app = App(store=store, rng=random.Random(1))
+
+        @app.task
+        async def quick(n: int) -> None: ...
+
+        jobs = await quick.map(range(20))
+        assert len((await store.claim(["default"], lease="dead/1", limit=20, for_ms=50)).deliveries) == 20
+        async with app.worker(concurrency=1, poll=0.1):
+            for job in jobs:
+                await job.result()
+
+        assert len([found for _, _, found in store.waited if found]) <= 1
+
+    run(main())

@@ -119,7 +119,7 @@ class Claimer:
             else:
                 for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                     slots.feed(list(some))
-            if not self._stopping and (len(claimed.deliveries) < limit or (self._patient is not None and claimed.next_ms != 0)):
+            if not self._stopping and (len(claimed.deliveries) < limit or self._took_the_last(claimed)):
                 was_woken = waited <= BRIEF_MS and self.answered - began < waited / 2_000
                 await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries) or was_woken)
                 self._measured = (loop.time(), slots.done)
@@ -132,6 +132,10 @@ class Claimer:
         while not self._stopping:
             self._room.clear()
             await self._room.wait()
+
+    def _took_the_last(self, claimed: Claimed) -> bool:
+        """Although it took all that it could. Jobs of leases that ran out come first, and nothing says whether there are more of these."""
+        return self._patient is not None and claimed.next_ms != 0 and not claimed.deliveries[0].expiries
 
     def _measure(self, now: float, slots: Slots) -> None:
         """How much is 50 ms of work, by what was done since the last claim."""

@@ -5,7 +5,6 @@ local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4
 ledger = ARGV[6] == '1'
 local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 64, 200 -- of one claim; records in the answer; leases that ran out, of one queue
 local taken, special, size, full = {}, {}, 0, false -- `taken`: ids
-local leftover = false -- there may be more whose lease ran out
 local lines, lines_of = nil, 0 -- the first so many of these as one text
 
 local function add_special(row)
@@ -74,7 +73,6 @@ local function lapsed(queues)
         for i = 1, #some, 2 do
             entries[#entries + 1] = { lease = some[i], queue = queue, bound = tonumber(some[i + 1]) }
         end
-        leftover = leftover or #some == 2 * MOST_LEASES
     end
     table.sort(entries, function(a, b)
         return a.bound < b.bound
@@ -118,9 +116,7 @@ local function overdue(queues)
         end
     end
     for _, entry in ipairs(entries) do
-        if entry.left then
-            leftover = true
-        elseif call('ZSCORE', P .. 'u:' .. entry.queue, entry.lease) then
+        if not entry.left and call('ZSCORE', P .. 'u:' .. entry.queue, entry.lease) then
             if entry.rest < INF then
                 call('ZADD', P .. 'u:' .. entry.queue, entry.rest, entry.lease)
             else
@@ -296,4 +292,4 @@ if #taken > 0 or limit == 0 then -- of nothing: whatever this claimer asked befo
 end
 local next_ms = next_due(groups)
 ring_told()
-return answer(leftover and '0' or next_ms)
+return answer(next_ms)
