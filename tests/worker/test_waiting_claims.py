@@ -10,6 +10,7 @@ from itertools import pairwise
 from culm import App
 from culm.store import Claimed, ClaimOrder
 from culm.stores.memory import MemoryStore
+from culm.task import Task
 from culm.worker.claimer import BELIEVED_S, BRIEF_MS, MOST_AFTER_A_WAIT
 from tests.tasks.harness import run, until
 
@@ -53,14 +54,19 @@ class Patience(Noting):
     async def hurry(self, lease: str) -> None: ...
 
 
+def working_on(store: Noting) -> tuple[App, Task[[int], None]]:
+    app = App(store=store, rng=random.Random(1))
+
+    @app.task
+    async def quick(n: int) -> None: ...
+
+    return app, quick
+
+
 def test_a_busy_worker_waits_briefly_for_all_it_has_room_for_and_an_idle_one_long_for_a_few() -> None:
     async def main() -> None:
         store = Patience()
-        app = App(store=store, rng=random.Random(1))
-
-        @app.task
-        async def quick(n: int) -> None: ...
-
+        app, quick = working_on(store)
         async with app.worker(concurrency=30, poll=POLL_S):
             await until(lambda: len(store.waited) >= 1)  # nothing was found, and it waits long by now
             jobs = await quick.map(range(20))
@@ -88,11 +94,7 @@ def test_what_took_the_last_is_followed_by_a_wait_although_it_took_all_that_it_c
 
     async def main() -> None:
         store = Patience()
-        app = App(store=store, rng=random.Random(1))
-
-        @app.task
-        async def quick(n: int) -> None: ...
-
+        app, quick = working_on(store)
         async with app.worker(concurrency=30, poll=POLL_S):
             await until(lambda: len(store.waited) >= 1)
             jobs = await quick.map(range(MOST_AFTER_A_WAIT))
@@ -115,11 +117,7 @@ def test_a_brief_wait_that_was_woken_for_nothing_is_followed_by_another() -> Non
     async def main() -> None:
         store = Patience()
         store.stale_at = 3
-        app = App(store=store, rng=random.Random(1))
-
-        @app.task
-        async def quick(n: int) -> None: ...
-
+        app, quick = working_on(store)
         async with app.worker(concurrency=30, poll=POLL_S):
             await until(lambda: len(store.waited) >= 1)
             for n in (1, 2):
@@ -181,11 +179,7 @@ def test_where_no_claim_waits_a_full_one_is_followed_by_another() -> None:
 
     async def main() -> None:
         store = Noting()
-        app = App(store=store, rng=random.Random(1))
-
-        @app.task
-        async def quick(n: int) -> None: ...
-
+        app, quick = working_on(store)
         async with app.worker(concurrency=4, poll=POLL_S):
             await until(lambda: "waits" in store.asked)
             jobs = await quick.map(range(4))
@@ -205,11 +199,7 @@ def test_jobs_whose_lease_ran_out_are_claimed_without_a_wait_between() -> None:
 
     async def main() -> None:
         store = Patience()
-        app = App(store=store, rng=random.Random(1))
-
-        @app.task
-        async def quick(n: int) -> None: ...
-
+        app, quick = working_on(store)
         jobs = await quick.map(range(20))
         assert len((await store.claim(["default"], lease="dead/1", limit=20, for_ms=50)).deliveries) == 20
         async with app.worker(concurrency=1, poll=0.1):
