@@ -9,11 +9,11 @@ import pytest
 from culm import App, TaskLost
 from culm.job import Job, encode_job
 from culm.stores.redis.address import parse
-from culm.stores.redis.records import tail
+from culm.stores.redis.records import TOLD, tail
 from tests.servers import RedisServer
 
 START = b"\x94\xcf" + struct.pack(">Q", 1) + b"\xb0" + b"0" * 12
-GOOD = START + tail(Job(id="bad", task="well"))
+GOOD = START + tail(Job(id="bad", task="well"), "")
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "are not a job"),
@@ -21,7 +21,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "truncated in the head": (GOOD[:35], "are not a job"),
     "truncated at once": (GOOD[:1], "are not a job"),
     "no record": (b"\xff" * 64, "are not a job"),
-    "another job": (START + tail(Job(id="good", task="well")), "are those of another job"),
+    "another job": (START + tail(Job(id="good", task="well"), ""), "are those of another job"),
     "a job without its head": (encode_job(Job(id="bad", task="well")), "are not a job"),
 }
 
@@ -47,6 +47,24 @@ async def test_hostile_records_become_dead_letters_and_the_worker_lives(what: st
             assert await (await well.using(keep=60).enqueue()).result(timeout=20) == "well"
         assert [(v.id, v.state) for v in await app.store.jobs(state="lost")] == [("bad", "lost")]
         assert await app.store.discard(["bad"]) == 1
+
+
+@pytest.mark.parametrize("size", [b"x", b"-1", b"999", b"9" * 5_000])
+async def test_a_head_that_lies_about_who_is_told_does_not_stop_a_claim(size: bytes, server: RedisServer) -> None:
+    url = server.url
+    told = START + tail(Job(id="bad", task="well"), TOLD + "nobody")
+    head = told[30 : told.index(TOLD.encode())].replace(b" 11\n", b" " + size + b"\n") + (TOLD + "nobody").encode()
+    async with App(url) as app:
+
+        @app.task(name="well", keep=60)
+        async def well() -> str:
+            return "well"
+
+        bad = await well.using(id="bad").enqueue()
+        body = told[told.index(b"nobody") + 6 :]
+        server.ask("HSET", parse(url).prefix + "jobs", "bad", told[:28] + struct.pack(">H", len(head)) + head + body)
+        async with app.worker():
+            assert await bad.result(timeout=20) == "well"
 
 
 async def test_a_hostile_record_of_a_dead_worker_is_taken_over_and_buried(server: RedisServer) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -27,31 +27,33 @@ PENDING = 1
 Found: TypeAlias = bytes | int  # what `outcomes` holds; 1: it has not ended; 0: there is no such job; b"": it ended, and is gone
 Waiting: TypeAlias = "asyncio.Future[Found]"
 
-_decode_told = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_told = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Outcomes:
     """What one store awaits on one event loop.
 
     Args:
-        channel: where the store's scripts tell this process of ends.
+        prefix: of the namespace's keys and channels.
+        told: the channel, behind the prefix, where this process is told of ends.
 
     Attributes:
         is_listening: it was subscribed; `listen` first, where it is not.
     """
 
-    def __init__(self, link: Way, news: News, now: Callable[[], Word], channel: str) -> None:
+    def __init__(self, link: Way, news: News, now: Callable[[], Word], prefix: str, told: str) -> None:
         self._link = link
         self._news = news
         self._now = now
-        self._channel = channel
+        self._told_in = told
+        self._channel = channel = prefix + told
         self._expected = Expected()
-        self._waiting: dict[bytes, list[Waiting]] = {}
-        self._looks: dict[str, list[tuple[bytes, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._looks: dict[str, list[tuple[str, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
         self._looking: set[asyncio.Task[None]] = set()
         self._unlooked: set[Waiting] = set()  # waits whose first look was not answered yet
         self._late: set[Waiting] = set()  # those of them whose time is over
-        self._line: dict[Waiting, tuple[bytes, bool, float]] = {}  # waits of a second: whose, looked for, when they end; the first first
+        self._line: dict[Waiting, tuple[str, bool, float]] = {}  # waits of a second: whose, looked for, when they end; the first first
         self._ticking = False
         self._listening: asyncio.Task[None] | None = None
         self.is_listening = False
@@ -59,34 +61,38 @@ class Outcomes:
     def look(self, job_id: str) -> Waiting:
         """How it ended; PENDING: it has not."""
         waiting: Waiting = self._link.loop.create_future()
-        self._look("", job_id.encode(), waiting)
+        self._look("", job_id, waiting)
         return waiting
 
     def wait(self, job_id: str, *, for_ms: int) -> Waiting:
         """How it ended, as soon as it has; PENDING after for_ms, or a second."""
-        name, waiting = job_id.encode(), self._link.loop.create_future()
-        looks = not (self._expected.awaits(name) and self._news.is_up)
-        others = self._waiting.get(name)
+        waiting: Waiting = self._link.loop.create_future()
+        looks = not (self._expected.awaits(job_id) and self._news.is_up)
+        others = self._waiting.get(job_id)
         if others is None:
-            self._waiting[name] = [waiting]
+            self._waiting[job_id] = [waiting]
         else:
             others.append(waiting)
         if for_ms < LOOK_MS:
-            self._link.loop.call_later(for_ms / 1000, self._end, name, waiting, looks)
+            self._link.loop.call_later(for_ms / 1000, self._end, job_id, waiting, looks)
         else:
-            self._line[waiting] = name, looks, self._link.loop.time() + LOOK_MS / 1000
+            self._line[waiting] = job_id, looks, self._link.loop.time() + LOOK_MS / 1000
             if not self._ticking:
                 self._tick_later()
         if looks:
             self._unlooked.add(waiting)
-            self._look(self._channel, name, waiting)
+            self._look(self._channel, job_id, waiting)
         return waiting
 
     # -- sending --------------------------------------------------------------------------------------------------------------
 
-    def sends(self, job_ids: Sequence[str]) -> str:
-        """These are about to be sent. Returns the channel to tell of their ends; "": nobody is to be told."""
-        return self._channel if self._expected.sends(job_ids) and self.is_listening and self._news.is_up else ""
+    def asks(self, n: int) -> str:
+        """So many are sent next. Returns the channel to tell of their ends, as a record names it; "": nobody is to be told."""
+        return self._told_in if self._expected.asks(n) and self.is_listening and self._news.is_up else ""
+
+    def sends(self, job_ids: Sequence[str], told: str) -> None:
+        """These are about to be sent, and their ends to be told there."""
+        self._expected.sends(job_ids, asked=bool(told))
 
     def sent(self, job_ids: Sequence[str], *, asked: bool) -> None:
         """The server has answered; False: it may not have been asked to tell of these."""
@@ -94,10 +100,10 @@ class Outcomes:
 
     # -- looking ------------------------------------------------------------------------------------------------------------
 
-    def _look(self, channel: str, name: bytes, waiting: Waiting) -> None:
+    def _look(self, channel: str, job_id: str, waiting: Waiting) -> None:
         """Look with the next batch; while one is in flight the next gathers."""
         looks = self._looks[channel]
-        looks.append((name, waiting))
+        looks.append((job_id, waiting))
         if len(looks) == 1:
             task = self._link.loop.create_task(self._look_all(channel))
             self._looking.add(task)
@@ -108,7 +114,7 @@ class Outcomes:
         while looks:
             some = looks[:MOST_AT_ONCE]
             try:
-                found = await self._link.run("look", self._now(), channel, *[name for name, _ in some])
+                found = await self._link.run("look", self._now(), channel, *[job_id for job_id, _ in some])
             except asyncio.CancelledError:
                 self._fail(looks, StoreError("this store was closed; open it anew"))
                 raise
@@ -124,7 +130,7 @@ class Outcomes:
                     waiting.set_result(one)
             del looks[: len(some)]
 
-    def _fail(self, looks: list[tuple[bytes, Waiting]], error: Exception) -> None:
+    def _fail(self, looks: list[tuple[str, Waiting]], error: Exception) -> None:
         for _, waiting in looks:
             self._unlooked.discard(waiting)
             self._late.discard(waiting)
@@ -146,12 +152,16 @@ class Outcomes:
 
     def _told(self, message: bytes) -> None:
         told, waits = _decode_told(message), self._waiting
-        for name, outcome in zip(told[::2], told[1::2], strict=True):
-            self._expected.ended(name)
-            for waiting in waits.pop(name, ()):
+        for job_id, outcome in zip(told[::2], told[1::2], strict=True):
+            self._expected.ended(job_id)
+            for waiting in waits.pop(job_id, ()):
                 self._line.pop(waiting, None)
-                if not waiting.done():
+                if waiting.done():
+                    continue
+                if isinstance(outcome, bytes):
                     waiting.set_result(outcome)
+                else:  # it is large
+                    self._look("", job_id, waiting)
 
     # -- the end of a wait ------------------------------------------------------------------------------------------------------
 
@@ -160,25 +170,25 @@ class Outcomes:
         self._link.loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now, over = self._link.loop.time(), list[tuple[bytes, Waiting, bool]]()
-        for waiting, (name, looked, ends_at) in self._line.items():
+        now, over = self._link.loop.time(), list[tuple[str, Waiting, bool]]()
+        for waiting, (job_id, looked, ends_at) in self._line.items():
             if ends_at > now:
                 break
-            over.append((name, waiting, looked))
-        for name, waiting, looked in over:
+            over.append((job_id, waiting, looked))
+        for job_id, waiting, looked in over:
             del self._line[waiting]
-            self._end(name, waiting, looked)
+            self._end(job_id, waiting, looked)
         self._ticking = False
         if self._line:
             self._tick_later()
 
-    def _end(self, name: bytes, waiting: Waiting, looked: bool) -> None:
+    def _end(self, job_id: str, waiting: Waiting, looked: bool) -> None:
         """It is told, or its caller is gone, or it has waited long enough."""
-        others = self._waiting.get(name)
+        others = self._waiting.get(job_id)
         if others is not None and waiting in others:
             others.remove(waiting)
             if not others:
-                del self._waiting[name]
+                del self._waiting[job_id]
         if waiting in self._unlooked:
             self._late.add(waiting)  # nothing is known of it yet: the look, or its failure, is the answer
         elif waiting.done():
@@ -186,4 +196,4 @@ class Outcomes:
         elif looked:
             waiting.set_result(PENDING)
         else:
-            self._look("", name, waiting)
+            self._look("", job_id, waiting)

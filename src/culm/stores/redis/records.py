@@ -1,13 +1,15 @@
 """How a job lies in Redis: a record that is written once, and beside it short texts that the scripts change.
 
 A record is a MessagePack array of four: when it was sent; `n`, 16 digits, which orders equal dues: 12 hexadecimal ones of the batch, 4
-of its place therein; the head, a text with two bytes of length: ` after at priority keep`, the lengths of queue, task and topic, a
-line end, these three; and the job as it travels. The server writes what precedes the place, so many records in a row are
-decoded at once. rows.lua reads the same.
+of its place therein; the head, a text with two bytes of length: ` after at priority keep`, the lengths of queue, task, topic and, if there
+is one, of the channel to tell of its end; a line end, these; and the job as it travels. The server writes what precedes the place, so
+many records in a row are decoded at once. rows.lua reads the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -17,11 +19,12 @@ from culm.job import Job, as_delivered, encode_job
 
 SENT, HEAD = slice(2, 10), 30  # where they lie, in bytes
 MAX_PLACES = 0x10000
+TOLD = "told:"  # how a channel to tell of ends begins
 LARGE = 32_000  # bytes: such a record is counted by itself, so that a claim is not too large
 
 Likeness: TypeAlias = "tuple[str, str, str, int | None, int | None, int, int]"  # what a head is made of
 
-_heads: dict[Likeness, bytes] = {}  # most jobs are like others
+_heads: dict[tuple[Likeness, str], bytes] = {}  # most jobs are like others
 _MOST_HEADS = 1_000
 _PLACES = [b"%04x" % place for place in range(2_048)]  # more than a batch usually has
 
@@ -30,12 +33,12 @@ def likeness(job: Job) -> Likeness:
     return job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms
 
 
-def head_of(like: Likeness) -> bytes:
-    head = _heads.get(like)
+def head_of(like: Likeness, told: str) -> bytes:
+    head = _heads.get((like, told))
     if head is None:
         if len(_heads) >= _MOST_HEADS:
             _heads.clear()
-        head = _heads[like] = _head(like)
+        head = _heads[like, told] = _head(like, told)
     return head
 
 
@@ -44,17 +47,17 @@ def record_tail(place: int, head: bytes, job: Job) -> bytes:
     return (_PLACES[place] if place < len(_PLACES) else b"%04x" % place) + head + encode_job(job)
 
 
-def tail(job: Job) -> bytes:
+def tail(job: Job, told: str) -> bytes:
     """The same for the only one of its batch."""
-    return record_tail(0, head_of(likeness(job)), job)
+    return record_tail(0, head_of(likeness(job), told), job)
 
 
-def _head(like: Likeness) -> bytes:
-    queue, task, topic = (text.encode() for text in like[:3])
+def _head(like: Likeness, told: str) -> bytes:
     after, at, priority, keep = like[3:]
-    numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {len(queue)} {len(task)} {len(topic)}\n".encode()
-    texts = numbers + queue + task + topic
-    return b"\xda" + len(texts).to_bytes(2, "big") + texts
+    texts = [text.encode() for text in (*like[:3], *([told] if told else ()))]
+    numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {' '.join(str(len(text)) for text in texts)}\n".encode()
+    head = numbers + b"".join(texts)
+    return b"\xda" + len(head).to_bytes(2, "big") + head
 
 
 class Record(Struct, array_like=True, gc=False):
@@ -74,6 +77,20 @@ def read_records(names: list[str], records: list[bytes]) -> list[Record] | None:
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError):
         return None
     return found if [record.job.id for record in found] == names else None
+
+
+def channels(records: Sequence[Record], stored: Sequence[bytes]) -> dict[str, str]:
+    """Where to tell of whose end, of those whose sender asked for it."""
+    if TOLD.encode() not in b"".join(stored):  # quicker than to look at each
+        return {}
+    return {record.job.id: channel for record in records if (channel := _channel_in(record.head))}
+
+
+@lru_cache(_MOST_HEADS)
+def _channel_in(head: str) -> str:
+    numbers = head.partition("\n")[0].split()
+    size = numbers[7] if len(numbers) == 8 else ""
+    return head[-int(size) :] if size.isdecimal() and 0 < len(size) < 4 and int(size) else ""
 
 
 def read_record(name: str, record: bytes | None) -> tuple[Job, int, str]:
@@ -102,7 +119,7 @@ class Head:
 
     def _read(self, head: bytes) -> None:
         line, _, texts = head.partition(b"\n")
-        after, at, priority, _, queue, task, topic = line.split()
+        after, at, priority, _, queue, task, topic, *_ = line.split()
         self.due = None if after == b"-" else max(self.sent + int(after), int(at))
         self.priority = int(priority)
         end_queue, end_task = int(queue), int(queue) + int(task)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Literal
 
@@ -45,10 +45,10 @@ from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
 from culm.stores.redis.outcomes import LOOK_MS, PENDING, Outcomes
-from culm.stores.redis.records import read_record, read_records
+from culm.stores.redis.records import TOLD, channels, read_record, read_records
 from culm.stores.redis.server import Server
 from culm.stores.redis.way import Way
-from culm.stores.redis.wire import Leases, Word
+from culm.stores.redis.wire import Granted, Leases, Word
 
 log = logging.getLogger("culm.redis")
 
@@ -73,7 +73,7 @@ class _Ends:
             here = store.cluster.here()
             self.link = SlotLink(here, store.address)
             self.news, self._own_news = here.news, False
-        self.outcomes = Outcomes(self.link, self.news, store.now, f"{prefix}told:{uuid.uuid4().hex}")
+        self.outcomes = Outcomes(self.link, self.news, store.now, prefix, TOLD + secrets.token_urlsafe(12))
         self.jobs = reads.Jobs(self.link, prefix, store.now)
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class RedisStore:
         if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
             letters = await self._run("finish", client, number, *words)
         elif (sent := wire.sending(commits)) is not None:
-            letters = await self._run(sent.script, client, number, "", *sent.words)
+            letters = await self._run(sent.script, client, number, *sent.words)
         if not isinstance(letters, bytes):
             letters = await self._run("commit", client, number, *wire.anything(commits, self._ledger))
         assert isinstance(letters, bytes)
@@ -146,18 +146,19 @@ class RedisStore:
     def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         here = self._here()
-        link, sent, script, channel = here.link, None, "finish", ""
+        link, sent, script, told = here.link, None, "finish", ""
         if not isinstance(link, Link) or not link.is_open:
             return False
         words = wire.finishing(commits, self._leases, self._ledger)
         if words is None:
-            if (sent := wire.sending(commits)) is None:
+            told = here.outcomes.asks(len(commits))  # only here: what is sent again may have ended, and been told
+            if (sent := wire.sending(commits, told)) is None:
                 return False
-            channel = here.outcomes.sends(sent.ids)  # only here: what is sent again may have ended, and been told
-            script, words = sent.script, [channel, *sent.words]
+            here.outcomes.sends(sent.ids, told)
+            script, words = sent.script, sent.words
 
-        def told(letters: Reply) -> None:
-            if channel and sent is not None:
+        def answered(letters: Reply) -> None:
+            if told and sent is not None:
                 here.outcomes.sent(sent.ids, asked=isinstance(letters, bytes))
             if not isinstance(letters, bytes):
                 then(None)
@@ -165,7 +166,7 @@ class RedisStore:
             self._leases.forget(commits)
             then(wire.answers(letters))
 
-        return link.start(script, self.now(), *batch, *words, then=told, poll=alone and script == "send_one")
+        return link.start(script, self.now(), *batch, *words, then=answered, poll=alone and script == "send_one")
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._granted(queues, lease, await self._run("claim", *self._asked(queues, lease, limit, for_ms, order)))
@@ -192,7 +193,9 @@ class RedisStore:
             return Claimed([], int(next_ms) if next_ms else None)
         names, now = ids.decode().split("\n"), int(moment)
         stored = blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names)
+        told: dict[str, str] = {}
         if (found := read_records(names, stored)) is not None:
+            told = channels(found, stored)
             deliveries = [Delivery(r.job, lease, 1, 0, 1, now - r.sent) for r in found]
         else:  # whoever runs the broken one must hear of it, and the others are as good as ever
             each = [read_record(name, record) for name, record in zip(names, stored, strict=True)]
@@ -203,7 +206,7 @@ class RedisStore:
             d = deliveries[place - 1]
             deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, now - sent, d.broken)
             known.pop(d.job.id, None)
-        self._leases.learn(lease, known, len(names))
+        self._leases.learn(lease, Granted(known, told, len(names)))
         return Claimed(deliveries, int(next_ms) if next_ms else None)
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

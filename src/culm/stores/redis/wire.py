@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple, TypeAlias
 
+import msgspec
+
 from culm.commit import Commit, Committed
 from culm.job import Job
 from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
@@ -18,10 +20,15 @@ from culm.stores.redis.records import LARGE, MAX_PLACES, Likeness, head_of, like
 
 Word: TypeAlias = bytes | str | int
 
+MOST_TOLD = 4_096  # bytes of an outcome that is told; a larger one is looked for
+
 KIND: dict[type[Outcome], int] = {**{kind: n for n, kind in enumerate(ENDINGS, 1)}, Retried: 6, Snoozed: 7, Suspended: 8, Released: 9}
 _FINAL_KIND: dict[type[Outcome | None], int] = {kind: n for n, kind in enumerate(ENDINGS, 1)}
 _DEAD_KINDS = frozenset(n for n, kind in enumerate(ENDINGS, 1) if kind in DEAD)
 _ANSWERS: dict[int, Committed] = {ord("a"): "applied", ord("l"): "lease_lost", ord("c"): "conflict"}
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def answers(letters: bytes) -> list[Committed]:
@@ -30,19 +37,37 @@ def answers(letters: bytes) -> list[Committed]:
     return [_ANSWERS[letter] for letter in letters]
 
 
+class Granted:
+    """What a claim was granted, as far as a plain end needs it.
+
+    Args:
+        queues: in which each job lies, by its id; only of those whose row is plain.
+        told: the channel to tell of its end, by its id, where there is one.
+        left: how many have not ended.
+    """
+
+    __slots__ = ("left", "queues", "told")
+
+    def __init__(self, queues: dict[str, str], told: dict[str, str], left: int) -> None:
+        self.queues = queues
+        self.told = told
+        self.left = left
+
+
+_NOTHING = Granted({}, {}, 0)
+
+
 class Leases:
-    """What this process claimed, as far as a plain end needs it: in which queue each job lies."""
+    """What this process claimed and has not ended."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, dict[str, str]] = {}  # lease -> job id
-        self._left: dict[str, int] = {}  # lease -> how many have not ended
+        self._granted: dict[str, Granted] = {}
 
-    def learn(self, lease: str, queues: dict[str, str], granted: int) -> None:
-        self._queues[lease] = queues
-        self._left[lease] = granted
+    def learn(self, lease: str, granted: Granted) -> None:
+        self._granted[lease] = granted
 
-    def under(self, lease: str) -> dict[str, str]:
-        return self._queues.get(lease, {})
+    def under(self, lease: str) -> Granted:
+        return self._granted.get(lease, _NOTHING)
 
     def forget(self, commits: Sequence[Commit]) -> None:
         """These attempts ended, or are another's. A lease goes with its last; one too soon costs only the columns."""
@@ -50,11 +75,11 @@ class Leases:
         if not ended:
             return
         for lease, n in Counter(ended).items():
-            left = self._left.pop(lease, 0) - n
-            if left > 0:
-                self._left[lease] = left
-            else:
-                self._queues.pop(lease, None)
+            granted = self._granted.get(lease)
+            if granted is not None:
+                granted.left -= n
+                if granted.left <= 0:
+                    del self._granted[lease]
 
 
 class _Group:
@@ -71,7 +96,8 @@ class _Group:
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
     groups: dict[tuple[str, str, bool], _Group] = {}
-    lease, queue, gone, known, group = "", "", False, dict[str, str](), _Group()
+    messages: dict[str, list[str | bytes | None]] = {}
+    lease, queue, gone, granted, group = "", "", False, _NOTHING, _Group()
     for c in commits:
         fence, outcome = c.fence, c.outcome
         kind = _FINAL_KIND.get(type(outcome))
@@ -81,8 +107,8 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
         new = fence.lease != lease
         if new:
             lease = fence.lease
-            known = leases.under(lease)
-        place = known.get(job_id)
+            granted = leases.under(lease)
+        place = granted.queues.get(job_id)
         if place is None:
             return None
         vanishes = not c.keep_ms and kind not in _DEAD_KINDS
@@ -90,10 +116,16 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
             queue, gone = place, vanishes
             group = groups.setdefault((lease, queue, gone), _Group())
         group.ids.append(job_id)
+        value = b""
         if not gone:
+            value = b"F%d 1 0 1 0\n%b" % (kind, encode_outcome(outcome))
             group.keeps.append("" if kind in _DEAD_KINDS else c.keep_ms)
-            group.values.append(b"F%d 1 0 1 0\n%b" % (kind, encode_outcome(outcome)))
-    words: list[Word] = [ledger, len(commits)]
+            group.values.append(value)
+        if granted.told and (channel := granted.told.get(job_id)):
+            messages.setdefault(channel, []).extend((job_id, value if len(value) < MOST_TOLD else None))
+    words: list[Word] = [ledger, len(commits), len(messages)]
+    for channel, message in messages.items():
+        words += channel, _encode(message)
     if len({job_id for some in groups.values() for job_id in some.ids}) < len(commits):
         return None
     for (of, name, all_gone), some in groups.items():
@@ -117,13 +149,17 @@ class Sending(NamedTuple):
 
     script: str
     ids: Sequence[str]
-    words: list[Word]  # behind the channel
+    words: list[Word]  # behind the batch's number
 
 
-def sending(commits: Sequence[Commit]) -> Sending | None:
-    """How to send them; None: they do not all send new roots."""
+def sending(commits: Sequence[Commit], told: str = "") -> Sending | None:
+    """How to send them; None: they do not all send new roots.
+
+    Args:
+        told: the channel to tell of their ends; "": none.
+    """
     if len(commits) == 1 and len(commits[0].send) == 1:
-        return _sending_one(commits[0], commits[0].send[0])
+        return _sending_one(commits[0], commits[0].send[0], told)
     lots: dict[Likeness, _Lot] = {}
     place = 0
     for c in commits:
@@ -132,7 +168,7 @@ def sending(commits: Sequence[Commit]) -> Sending | None:
         for job in c.send:
             like = likeness(job)
             if (lot := lots.get(like)) is None:
-                lot = lots[like] = _Lot(head_of(like))
+                lot = lots[like] = _Lot(head_of(like, told))
             record = record_tail(place, lot.head, job)
             place += 1
             if "~" in job.id or job.topic or len(record) >= LARGE:
@@ -150,8 +186,8 @@ def sending(commits: Sequence[Commit]) -> Sending | None:
     return Sending("send", ids, words)
 
 
-def _sending_one(c: Commit, job: Job) -> Sending | None:
-    record = tail(job)
+def _sending_one(c: Commit, job: Job, told: str) -> Sending | None:
+    record = tail(job, told)
     if c.fence is not None or c.emit or c.triggers or c.records or c.cancel or "~" in job.id or job.topic or len(record) >= LARGE:
         return None
     after: Word = "-" if job.after_ms is None else job.after_ms
@@ -168,7 +204,7 @@ def anything(commits: Sequence[Commit], ledger: str) -> list[Word]:
         words.append(len(c.send))
         for job in c.send:
             after = "-" if job.after_ms is None else job.after_ms
-            words += (job.id, job.task, job.queue, job.priority, after, job.at_ms or 0, job.keep_ms, job.topic, tail(job))
+            words += (job.id, job.task, job.queue, job.priority, after, job.at_ms or 0, job.keep_ms, job.topic, tail(job, ""))
         words.append(len(c.emit))
         for event in c.emit:
             words += (event.scope, event.topic, event.key, event.value)

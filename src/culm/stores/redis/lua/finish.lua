@@ -1,6 +1,6 @@
 -- A batch of plain ends, in columns. Plain: held under the client's lease, first attempt, no entry in `state`.
--- ARGV: now, client, number, ledger, jobs in all, then group by group: lease, queue, '1' if nothing of it is kept, how many, ids; and of
--- those that are kept: how long ('' for a dead letter), what `outcomes` will hold
+-- ARGV: now, client, number, ledger, jobs in all, how many messages, these (channel, message), then group by group: lease, queue, '1' if
+-- nothing of it is kept, how many, ids; and of those that are kept: how long ('' for a dead letter), what `outcomes` will hold
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
 local client, total = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
 local known = call('GET', client)
@@ -9,7 +9,8 @@ if known and tonumber(ARGV[3]) <= tonumber(last) then
     return ARGV[3] == last and answered or string.rep('l', total)
 end
 
-local groups, at = {}, 6
+local groups, first = {}, 7 + 2 * ARGV[6]
+local at = first
 while at <= #ARGV do
     local n = tonumber(ARGV[at + 3])
     local group = { lease = ARGV[at], queue = ARGV[at + 1], gone = ARGV[at + 2] == '1', n = n, first = at + 4, last = at + 3 + n }
@@ -79,6 +80,9 @@ for _, group in ipairs(groups) do
     end
 end
 publish_told()
+for i = 7, first - 1, 2 do
+    call('PUBLISH', P .. ARGV[i], ARGV[i + 1])
+end
 local answers = string.rep('a', total)
 call('SET', client, ARGV[3] .. ' ' .. answers, 'PX', ANSWERS_MS)
 return answers

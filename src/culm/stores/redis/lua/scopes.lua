@@ -135,6 +135,9 @@ local function finish(row, kind, outcome, keep, lease)
     if somebody_waits() then
         tell(id, call('HGET', WAITS, id), value)
     end
+    if row.told ~= '' then
+        add_to(P .. row.told, words_of(id, value))
+    end
     if row.topic ~= '' then
         emit(root, row.topic, id, outcome)
     end

@@ -1,17 +1,16 @@
 -- A batch of new plain roots, in columns; all of them are answered `applied`.
--- ARGV: now, client, number, the channel to tell of their ends ('': none), commits, jobs (n), their ids (n), tails of their records (n),
--- then for each group of these, in that order: lane, its queue, due after ('-': a release), due at, how many
+-- ARGV: now, client, number, commits, jobs (n), their ids (n), tails of their records (n), then for each group of these, in that order: lane, its queue, due after ('-': a release), due at, how many
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
 local MANY, SMALL = 10, 128 -- new members that are worth three calls; a server keeps a list no longer than that
-local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[6])
+local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
 local known = call('GET', client)
 local last, answered = string.match(known or '', '^(%d+) (%a*)$')
 if known and tonumber(ARGV[3]) <= tonumber(last) then
-    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[5]))
+    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[4]))
 end
 
 local function known_to(command, key)
-    for _, found in ipairs(ask(command, key, ARGV, 7, 6 + n)) do
+    for _, found in ipairs(ask(command, key, ARGV, 6, 5 + n)) do
         if found then
             return true
         end
@@ -26,11 +25,11 @@ end
 local head, records = record_head(), {}
 local seq = string.sub(head, 12)
 for i = 1, n do
-    records[2 * i - 1], records[2 * i] = ARGV[6 + i], head .. ARGV[6 + n + i]
+    records[2 * i - 1], records[2 * i] = ARGV[5 + i], head .. ARGV[5 + n + i]
 end
 many('HSET', JOBS, records, 1, 2 * n)
-local i = 7
-for at = 7 + 2 * n, #ARGV, 5 do
+local i = 6
+for at = 6 + 2 * n, #ARGV, 5 do
     local lane, queue, after, members, m = ARGV[at], ARGV[at + 1], ARGV[at + 2], {}, 0
     local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
     local score = due == INF and 'inf' or string.format('%.0f', due)
@@ -52,13 +51,6 @@ for at = 7 + 2 * n, #ARGV, 5 do
         ring(queue)
     end
 end
-if ARGV[4] ~= '' then -- they are awaited: whoever sent them need not look first
-    local waits = { LISTLESS, ROOMY }
-    for j = 1, n do
-        waits[2 * j + 1], waits[2 * j + 2] = ARGV[6 + j], ARGV[4]
-    end
-    many('HSET', WAITS, waits, 1, 2 * n + 2)
-end
-local answers = string.rep('a', tonumber(ARGV[5]))
+local answers = string.rep('a', tonumber(ARGV[4]))
 call('SET', client, ARGV[3] .. ' ' .. answers, 'PX', ANSWERS_MS)
 return answers

@@ -1,8 +1,6 @@
 -- A batch of one new plain root, in as few commands as it takes; `send.lua` for one.
--- ARGV: now, client, number, the channel to tell of its end ('': none), id, tail of its record, lane, its queue, due after ('-': a
--- release), due at
+-- ARGV: now, client, number, id, tail of its record, lane, its queue, due after ('-': a release), due at
 -- -> its answer; or 0: it was not as expected, nothing was written
-local ROOMY = '------------------------------------------------------------------------------------------------'
 local call, client, number = redis.call, P .. 'b:' .. ARGV[2], ARGV[3]
 local known = call('SET', client, number .. ' a', 'PX', '86400000', 'GET')
 
@@ -26,19 +24,16 @@ if not now then
     local time = call('TIME')
     now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local seq, id, tail, after = string.format('%012x', call('INCR', P .. 'n')), ARGV[5], ARGV[6], ARGV[9]
+local seq, id, tail, after = string.format('%012x', call('INCR', P .. 'n')), ARGV[4], ARGV[5], ARGV[8]
 local record = '\148\207' .. struct.pack('>I8', now) .. '\176' .. seq .. tail
 if call('EXISTS', P .. 'tombs', P .. 'scopes') > 0 or call('HSETNX', P .. 'jobs', id, record) == 0 then
     as_before()
     return 0
 end
-local due = after == '-' and 'inf' or string.format('%.0f', math.max(now + after, tonumber(ARGV[10])))
-call('ZADD', P .. 'q:' .. ARGV[7], due, seq .. string.sub(tail, 1, 4) .. id)
-call('SADD', P .. 'lanes', ARGV[7])
-if ARGV[4] ~= '' then
-    call('HSET', P .. 'waits', '', ROOMY, id, ARGV[4])
-end
+local due = after == '-' and 'inf' or string.format('%.0f', math.max(now + after, tonumber(ARGV[9])))
+call('ZADD', P .. 'q:' .. ARGV[6], due, seq .. string.sub(tail, 1, 4) .. id)
+call('SADD', P .. 'lanes', ARGV[6])
 if after ~= '-' then
-    call('ZADD', P .. 'm:' .. ARGV[8], '0', '1')
+    call('ZADD', P .. 'm:' .. ARGV[7], '0', '1')
 end
 return 'a'

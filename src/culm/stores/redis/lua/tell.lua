@@ -1,5 +1,5 @@
--- Whoever awaits an outcome is told with the commit: one message per channel,
--- a MessagePack array of binaries: id, what `outcomes` holds or '', and so on.
+-- Whoever awaits an outcome is told with the commit: one message per channel, a MessagePack array: an id, a text; what `outcomes` holds
+-- of it, or '', a binary; and so on. Most are written by the worker (wire.py), these by the server: it alone knows who looked.
 local told, heard, anybody = {}, {}, nil
 
 local function somebody_waits()
@@ -9,15 +9,12 @@ local function somebody_waits()
     return anybody
 end
 
-local heads = {} -- of binaries, by length
+local function sized(mark, text)
+    return mark .. struct.pack('>I4', #text) .. text
+end
 
-local function binary_head(text)
-    local head = heads[#text]
-    if not head then
-        head = '\198' .. struct.pack('>I4', #text)
-        heads[#text] = head
-    end
-    return head
+local function words_of(id, value)
+    return sized('\219', id) .. sized('\198', value)
 end
 
 local function add_to(channel, words)
@@ -34,7 +31,7 @@ local function tell(id, channels, value)
         return
     end
     heard[#heard + 1] = id
-    local words = binary_head(id) .. id .. binary_head(value) .. value
+    local words = words_of(id, value)
     if string.find(channels, '\n', 1, true) then
         for channel in string.gmatch(channels, '[^\n]+') do
             add_to(channel, words)
