@@ -24,10 +24,12 @@ MOST_TOLD = 4_096  # bytes of an outcome that is told; a larger one is looked fo
 
 KIND: dict[type[Outcome], int] = {**{kind: n for n, kind in enumerate(ENDINGS, 1)}, Retried: 6, Snoozed: 7, Suspended: 8, Released: 9}
 _FINAL_KIND: dict[type[Outcome | None], int] = {kind: n for n, kind in enumerate(ENDINGS, 1)}
+_ENDED = {n: b"F%d 1 0 1 0\n" % n for n in _FINAL_KIND.values()}  # what precedes an outcome: a first attempt, whose row was plain
 _DEAD_KINDS = frozenset(n for n, kind in enumerate(ENDINGS, 1) if kind in DEAD)
 _ANSWERS: dict[int, Committed] = {ord("a"): "applied", ord("l"): "lease_lost", ord("c"): "conflict"}
 
 
+_NEVER: Word = -1
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -83,53 +85,49 @@ class Leases:
 
 
 class _Group:
-    """Ends of one lease in one queue: either all are kept, or none is."""
+    """Ends of one lease in one queue that are kept equally long."""
 
-    __slots__ = ("ids", "keeps", "values")
+    __slots__ = ("ids", "values")
 
     def __init__(self) -> None:
-        self.ids: list[Word] = []
-        self.keeps: list[Word] = []
+        self.ids: list[str] = []
         self.values: list[Word] = []
 
 
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
-    groups: dict[tuple[str, str, bool], _Group] = {}
+    groups: dict[tuple[str, str, Word], _Group] = {}
     messages: dict[str, list[str | bytes | None]] = {}
-    lease, queue, gone, granted, group = "", "", False, _NOTHING, _Group()
+    lease, queue, keep, granted, group = "", "", _NEVER, _NOTHING, _Group()
     for c in commits:
         fence, outcome = c.fence, c.outcome
         kind = _FINAL_KIND.get(type(outcome))
         if fence is None or kind is None or c.send or c.emit or c.triggers or c.records or c.cancel:
             return None
-        job_id = fence.job_id
-        new = fence.lease != lease
-        if new:
+        job_id, for_ms = fence.job_id, c.keep_ms if kind not in _DEAD_KINDS else ""
+        if new := fence.lease != lease:
             lease = fence.lease
             granted = leases.under(lease)
-        place = granted.queues.get(job_id)
-        if place is None:
+        lies_in = granted.queues.get(job_id)
+        if lies_in is None:
             return None
-        vanishes = not c.keep_ms and kind not in _DEAD_KINDS
-        if new or vanishes is not gone or place != queue:
-            queue, gone = place, vanishes
-            group = groups.setdefault((lease, queue, gone), _Group())
+        if new or for_ms != keep or lies_in != queue:
+            queue, keep = lies_in, for_ms
+            group = groups.setdefault((lease, queue, keep), _Group())
         group.ids.append(job_id)
         value = b""
-        if not gone:
-            value = b"F%d 1 0 1 0\n%b" % (kind, encode_outcome(outcome))
-            group.keeps.append("" if kind in _DEAD_KINDS else c.keep_ms)
+        if keep != 0:
+            value = _ENDED[kind] + encode_outcome(outcome)
             group.values.append(value)
         if granted.told and (channel := granted.told.get(job_id)):
             messages.setdefault(channel, []).extend((job_id, value if len(value) < MOST_TOLD else None))
+    if len(set(chain.from_iterable(some.ids for some in groups.values()))) < len(commits):
+        return None
     words: list[Word] = [ledger, len(commits), len(messages)]
     for channel, message in messages.items():
         words += channel, _encode(message)
-    if len({job_id for some in groups.values() for job_id in some.ids}) < len(commits):
-        return None
-    for (of, name, all_gone), some in groups.items():
-        words += (of, name, "1" if all_gone else "", len(some.ids), *some.ids, *some.keeps, *some.values)
+    for place, some in groups.items():
+        words += (*place, len(some.ids), *some.ids, *some.values)
     return words
 
 
