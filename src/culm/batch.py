@@ -203,7 +203,9 @@ class Gatherer:
                 sender.asked = True
                 answered = partial(self._answered_at_once, sender, sender.number)
                 with suppress(Exception):  # a task meets the same, and answers with it
-                    asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, then=answered)
+                    asked = store.commit_at_once(
+                        batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=answered
+                    )
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
             if not asked:
                 sender.asked, sender.holds = False, sender.batch is not None

@@ -328,11 +328,12 @@ class Prompt(Protocol):
     One that is `InOrder`, too, answers later; another may answer before it returns.
     """
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         """As `commit`, but `then` is called with the answers, once; None: whether it was done the same batch will tell.
 
         Args:
             alone: who sends has sent one commit after another for a while, and awaits this one.
+            fresh: they send jobs under ids that were made just now, which no job can have yet, and do nothing else.
 
         False: that cannot be now; `then` is not called.
         """

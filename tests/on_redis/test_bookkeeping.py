@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from culm import App, IdConflict, PartlySent
 from culm.commit import Commit, Event, Held
 from culm.errors import StoreError
 from culm.job import Job
@@ -164,3 +165,34 @@ async def test_jobs_that_ended_together_go_one_by_one_when_their_time_is_over(se
         assert server.ask("EXISTS", address.prefix + "expire") == b":0"
     finally:
         await store.close()
+
+
+async def test_only_ids_that_were_made_just_now_are_not_looked_up(server: RedisServer) -> None:
+    async with App(server.url) as app:
+
+        @app.task
+        async def one(n: int) -> int:
+            return n
+
+        @app.task
+        async def other(n: int) -> int:
+            return -n
+
+        def look_ups() -> int:
+            line = next((line for line in bytes(server.read("INFO", "commandstats")).split() if line.startswith(b"cmdstat_hmget:")), b"=0,")
+            return int(line.partition(b"=")[2].partition(b",")[0])
+
+        await one.using(id="known").enqueue(1)
+        before = look_ups()
+        await asyncio.gather(*(one.enqueue(n) for n in range(20)))
+        await app.enqueue_many(one.bind(n) for n in range(500))
+        assert look_ups() == before
+        tried = [other.enqueue(n) for n in range(20)]
+        for sent in (await asyncio.gather(*tried, other.using(id="known").enqueue(5), return_exceptions=True))[-1:]:
+            assert isinstance(sent, IdConflict)
+        assert look_ups() > before
+        with pytest.raises(PartlySent):
+            await app.enqueue_many([one.bind(1), other.using(id="known").bind(2), one.bind(3)])
+        again, found = await asyncio.gather(one.using(id="known").enqueue(9), other.enqueue(4))
+        async with app.worker():
+            assert (await again.result(timeout=20), await found.result(timeout=20)) == (1, -4)

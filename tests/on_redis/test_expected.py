@@ -183,7 +183,7 @@ async def at_once(store: RedisStore, job_id: str, number: int) -> object:
     """Sent as the gatherer does at first."""
     answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     commits = [Commit(send=(Job(id=job_id, task="t"),))]
-    assert store.commit_at_once(commits, batch=(f"app-{id(store)}", number), alone=False, then=answered.set_result)
+    assert store.commit_at_once(commits, batch=(f"app-{id(store)}", number), alone=False, fresh=False, then=answered.set_result)
     return await answered
 
 

@@ -321,7 +321,7 @@ class Moody(Unordered):
         self.rng = rng
         self.moods: Counter[str] = Counter()
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         mood = self.rng.choice(["at once", "at once", "not", "done, but not said"])
         self.moods[mood] += 1
         answers = None if mood == "not" else self.tables.commit(commits, batch=batch)
@@ -372,7 +372,7 @@ class Later(MemoryStore):
         self.rng = rng
         self.moods: Counter[str] = Counter()
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         mood = self.rng.choice(["answers"] * 6 + ["lost", "not done, and lost", "not", "raises", "raises when it is done"])
         self.moods[mood] += 1
         answers = None if mood in ("not", "raises", "not done, and lost") else self.tables.commit(commits, batch=batch)
@@ -443,7 +443,7 @@ class Slow(MemoryStore):
         self.sizes: list[int] = []
         self.thens: list[AtOnce] = []
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         if any(job.priority == 9 for c in commits for job in c.send):
             return False
         self.sizes.append(len(commits))
@@ -530,7 +530,7 @@ class Interrupted(Unordered):
         super().__init__()
         self.done, self.interrupts = done, 0
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         self.interrupts += 1
         if self.done:
             self.tables.commit(commits, batch=batch)

@@ -150,6 +150,7 @@ class Faulty:
         *,
         batch: BatchId,
         alone: bool,  # noqa: ARG002
+        fresh: bool,  # noqa: ARG002
         then: AtOnce,
     ) -> bool:
         """Every other batch; a fault of it is one more batch whose answer is not known."""

@@ -143,7 +143,7 @@ class RedisStore:
         self._leases.forget(commits)
         return wire.answers(letters)
 
-    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, then: AtOnce) -> bool:
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         here = self._here()
         link, sent, script, told = here.link, None, "finish", ""
@@ -152,7 +152,7 @@ class RedisStore:
         words = wire.finishing(commits, self._leases, self._ledger)
         if words is None:
             told = here.outcomes.asks(len(commits))  # only here: what is sent again may have ended, and been told
-            if (sent := wire.sending(commits, told)) is None:
+            if (sent := wire.sending(commits, told, fresh=fresh)) is None:
                 return False
             here.outcomes.sends(sent.ids, told)
             script, words = sent.script, sent.words

@@ -150,11 +150,12 @@ class Sending(NamedTuple):
     words: list[Word]  # behind the batch's number
 
 
-def sending(commits: Sequence[Commit], told: str = "") -> Sending | None:
+def sending(commits: Sequence[Commit], told: str = "", *, fresh: bool = False) -> Sending | None:
     """How to send them; None: they do not all send new roots.
 
     Args:
         told: the channel to tell of their ends; "": none.
+        fresh: no job can have one of these ids yet.
     """
     if len(commits) == 1 and len(commits[0].send) == 1:
         return _sending_one(commits[0], commits[0].send[0], told)
@@ -176,7 +177,7 @@ def sending(commits: Sequence[Commit], told: str = "") -> Sending | None:
     ids = list(chain.from_iterable(lot.ids for lot in lots.values()))
     if not ids or place > MAX_PLACES or len(set(ids)) < place:
         return None
-    words: list[Word] = [len(commits), place, *ids]
+    words: list[Word] = ["1" if fresh else "", len(commits), place, *ids]
     for lot in lots.values():
         words += lot.records
     for (queue, _, _, after, at, priority, _), lot in lots.items():

@@ -149,6 +149,7 @@ class SqliteStore:
         *,
         batch: BatchId,
         alone: bool,  # noqa: ARG002
+        fresh: bool,  # noqa: ARG002
         then: AtOnce,
     ) -> bool:
         """As `commit`, of a short job that is sent alone, while the disk is quick."""

@@ -126,7 +126,7 @@ async def _at_once(bench: Bench, commits: list[Commit], batch: BatchId) -> list[
     if not isinstance(bench.store, Prompt):
         return None
     told: asyncio.Future[list[Committed] | None] = asyncio.get_running_loop().create_future()
-    return await told if bench.store.commit_at_once(commits, batch=batch, alone=True, then=told.set_result) else None
+    return await told if bench.store.commit_at_once(commits, batch=batch, alone=True, fresh=False, then=told.set_result) else None
 
 
 @case

@@ -1,16 +1,17 @@
 -- A batch of new plain roots, in columns; all of them are answered `applied`.
--- ARGV: now, client, number, commits, jobs (n), their ids (n), tails of their records (n), then for each group of these, in that order: lane, its queue, due after ('-': a release), due at, how many
+-- ARGV: now, client, number, '1' if no job can have one of these ids, commits, jobs (n), their ids (n), tails of their records (n), then
+-- for each group of these, in that order: lane, its queue, due after ('-': a release), due at, how many
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
 local MANY, SMALL = 10, 128 -- new members that are worth three calls; a server keeps a list no longer than that
-local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
+local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[6])
 local known = call('GET', client)
 local last, answered = string.match(known or '', '^(%d+) (%a*)$')
 if known and tonumber(ARGV[3]) <= tonumber(last) then
-    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[4]))
+    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[5]))
 end
 
 local function known_to(command, key)
-    for _, found in ipairs(ask(command, key, ARGV, 6, 5 + n)) do
+    for _, found in ipairs(ask(command, key, ARGV, 7, 6 + n)) do
         if found then
             return true
         end
@@ -18,18 +19,21 @@ local function known_to(command, key)
     return false
 end
 
-if known_to('HMGET', JOBS) or call('EXISTS', TOMBS, SCOPES) > 0 and (known_to('ZMSCORE', TOMBS) or known_to('ZMSCORE', SCOPES)) then
+if ARGV[4] ~= '1' and known_to('HMGET', JOBS) then
+    return 0
+end
+if call('EXISTS', TOMBS, SCOPES) > 0 and (known_to('ZMSCORE', TOMBS) or known_to('ZMSCORE', SCOPES)) then
     return 0
 end
 -- Every check is done: from here on, all of it happens.
 local head, records = record_head(), {}
 local seq = string.sub(head, 12)
 for i = 1, n do
-    records[2 * i - 1], records[2 * i] = ARGV[5 + i], head .. ARGV[5 + n + i]
+    records[2 * i - 1], records[2 * i] = ARGV[6 + i], head .. ARGV[6 + n + i]
 end
 many('HSET', JOBS, records, 1, 2 * n)
-local i = 6
-for at = 6 + 2 * n, #ARGV, 5 do
+local i = 7
+for at = 7 + 2 * n, #ARGV, 5 do
     local lane, queue, after, members, m = ARGV[at], ARGV[at + 1], ARGV[at + 2], {}, 0
     local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
     local score = due == INF and 'inf' or string.format('%.0f', due)
@@ -51,6 +55,6 @@ for at = 6 + 2 * n, #ARGV, 5 do
         ring(queue)
     end
 end
-local answers = string.rep('a', tonumber(ARGV[4]))
+local answers = string.rep('a', tonumber(ARGV[5]))
 call('SET', client, ARGV[3] .. ' ' .. answers, 'PX', ANSWERS_MS)
 return answers
