@@ -26,6 +26,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from math import inf
+from weakref import ref
 
 from culm.commit import Commit, Committed, weigh
 from culm.errors import StoreError, StoreUnavailable
@@ -41,7 +42,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class Gatherer:
-    """Sends commits in batches, in the order in which they were posted.
+    """Sends commits in batches, in the order in which they were posted, all on one event loop.
 
     Args:
         store: where they go.
@@ -75,6 +76,9 @@ class Gatherer:
         self._batches = 0
         self._prompt = store if isinstance(store, Prompt) and (for_callers or in_order) else None
         self._answers_later = self._prompt is not None and in_order
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = (
+            _none  # held weakly; asking which one runs is a system call in Python 3.11
+        )
         self._singles = 0  # so many of the last batches had one commit, and nothing beside it
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1, fresh: bool = False) -> None:
@@ -118,10 +122,18 @@ class Gatherer:
         if sender is not None:
             self._start(sender)
 
-    def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
-        """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError."""
-        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.post(commit, future, weight=weigh(commit), fresh=fresh)
+    def submit(self, commit: Commit, *, weight: int | None = None, fresh: bool = False) -> asyncio.Future[Committed]:
+        """Send the commit with the next batch; await its answer. Raises, there, StoreUnavailable (it may have happened) or StoreError.
+
+        Args:
+            weight, fresh: as of `post`; None: it is to be weighed.
+        """
+        loop = self._loop()
+        if loop is None:  # the first time, or that one is gone
+            loop = asyncio.get_running_loop()
+            self._loop = ref(loop)
+        future: asyncio.Future[Committed] = loop.create_future()
+        self.post(commit, future, weight=weigh(commit) if weight is None else weight, fresh=fresh)
         return future
 
     def unanswered(self) -> list[Commit]:
@@ -357,6 +369,10 @@ class Gatherer:
         """The other has an older batch that holds."""
         other = self._second if sender is self._first else self._first
         return other is not None and other.holds and other.place < place
+
+
+def _none() -> None:
+    return None
 
 
 def _told(sender: Sender, commit: Commit, answer: Answer) -> Answer:

@@ -50,6 +50,14 @@ class Signature(Generic[R]):
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments of one call as bytes. Raises TypeError (names task, parameter, expected, got) and ValueError (too large)."""
+        if self._decode_exactly is not None and not kwargs and len(args) == self._positional:
+            try:
+                data = self._encode(args)
+                self._decode_exactly(data)
+                if len(data) <= self._max_bytes:
+                    return data
+            except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+                pass  # what is wrong is said below
         try:
             by_python = self._variadic or (self._nameless and kwargs)  # a record would take a positional-only one by its name
             record = self._bind(args, kwargs) if by_python else self._record(*args, **kwargs)

@@ -67,6 +67,11 @@ class Commit(Struct, frozen=True, gc=False, kw_only=True):
     cancel: tuple[str, ...] = ()
 
 
+def weight_of_one(job: Job) -> int:
+    """What a commit weighs that sends this job and does nothing else."""
+    return 2 + (len(job.args) >> 12)
+
+
 def weigh(commit: Commit) -> int:
     """How much a store writes for it: one for each thing, and one for every 4 KiB of its payload. Batches are bounded by this."""
     weight = 1

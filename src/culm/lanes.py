@@ -53,8 +53,8 @@ class Lanes:
         for gatherer, some in apart.items():
             gatherer.post_all(some, len(some) if weight == len(commits) else sum(map(weigh, some)))
 
-    def submit(self, commit: Commit, *, fresh: bool = False) -> asyncio.Future[Committed]:
-        return self._of(commit).submit(commit, fresh=fresh)
+    def submit(self, commit: Commit, *, weight: int | None = None, fresh: bool = False) -> asyncio.Future[Committed]:
+        return self._of(commit).submit(commit, weight=weight, fresh=fresh)
 
     def unanswered(self) -> list[Commit]:
         return [commit for gatherer in list(self._gatherers.values()) for commit in gatherer.unanswered()]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, Unpack, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from culm.codec import Signature
-from culm.commit import Commit, Committed, Trigger
+from culm.commit import Commit, Committed, Trigger, weight_of_one
 from culm.current import running
 from culm.duration import Seconds, maybe_ms
 from culm.errors import ConfigError, CulmError, IdConflict, NotInTask
@@ -157,7 +158,8 @@ class Task(Generic[P, R]):
         attempt = running()
         if attempt is not None and not self.options.now and self.options.within is None:
             return join_send(bound, attempt)
-        return await send(bound, attempt)
+        job_id, answer = _posted(bound, attempt)  # as send() does, without a coroutine more
+        return _accepted(bound, job_id, await answer)
 
     async def map(self: Callable[[A], Any], items: Iterable[A]) -> list[Handle[R]]:
         """Enqueue one job per item, for tasks that can be called with one argument; as `app.enqueue_many` does.
@@ -209,36 +211,41 @@ def refuse_topic(topic: str) -> NoReturn:
 
 async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     """Send one job now and await its acceptance."""
+    job_id, answer = _posted(bound, attempt)
+    return _accepted(bound, job_id, await answer)
+
+
+def _posted(bound: Bound[Any], attempt: Attempt | None) -> tuple[str, Awaitable[Committed]]:
+    """The id of a job that is on its way, and what to await."""
     app, options = bound.task.app, bound.options
     if attempt is None and options.topic:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
     job = make_job(bound, job_id)
-    if app.tracing is None and app.payloads.plain:
-        _accepted(job_id, await _answer(app, job, options))
-    elif app.tracing is None:
-        await _stored(app, job, options)
-    else:
-        with app.tracing.sending([job]) as traced:
-            await _stored(app, traced[0], options)
-    return Handle(app, job_id, bound.task)
+    plain = app.tracing is None and app.payloads.plain
+    return job_id, _answer(app, job, options) if plain else _stored(app, job, options)
 
 
-async def _stored(app: App, job: Job, options: Options) -> None:
-    if not app.payloads.plain:
-        (job,) = await app.payloads.stored_jobs([job])
-    _accepted(job.id, await _answer(app, job, options))
+async def _stored(app: App, job: Job, options: Options) -> Committed:
+    """Sent, and its payload before it; traced, what is refused is an error in its trace."""
+    with nullcontext([job]) if app.tracing is None else app.tracing.sending([job]) as jobs:
+        (stored,) = jobs if app.payloads.plain else await app.payloads.stored_jobs(jobs)
+        answer = await _answer(app, stored, options)
+        if answer == "conflict":
+            raise IdConflict(job.id)
+        return answer
 
 
-def _accepted(job_id: str, answer: Committed) -> None:
+def _accepted(bound: Bound[R], job_id: str, answer: Committed) -> Handle[R]:
     if answer == "conflict":
         raise IdConflict(job_id)
+    return Handle(bound.task.app, job_id, bound.task)
 
 
 def _answer(app: App, job: Job, options: Options) -> Awaitable[Committed]:
     commit = Commit(send=(job,))
     if options.within is None:
-        return app.gatherer().submit(commit, fresh=not options.id)
+        return app.gatherer().submit(commit, weight=weight_of_one(job), fresh=not options.id)
     return send_within(app, commit, options.within)
 
 

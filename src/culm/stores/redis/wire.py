@@ -160,14 +160,13 @@ def sending(commits: Sequence[Commit], told: str = "", *, fresh: bool = False) -
     if len(commits) == 1 and len(commits[0].send) == 1:
         return _sending_one(commits[0], commits[0].send[0], told)
     lots: dict[Likeness, _Lot] = {}
-    place = 0
+    place, lot, latest = 0, _Lot(b""), None  # most jobs are like the one before
     for c in commits:
         if c.fence is not None or c.emit or c.triggers or c.records or c.cancel:
             return None
         for job in c.send:
-            like = likeness(job)
-            if (lot := lots.get(like)) is None:
-                lot = lots[like] = _Lot(head_of(like, told))
+            if (like := likeness(job)) != latest:
+                latest, lot = like, lots.get(like) or lots.setdefault(like, _Lot(head_of(like, told)))
             record = record_tail(place, lot.head, job)
             place += 1
             if "~" in job.id or job.topic or len(record) >= LARGE:
