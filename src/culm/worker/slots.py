@@ -23,14 +23,14 @@ from culm.current import Attempt
 from culm.errors import StoreFull, StoreUnavailable
 from culm.job import PLAIN, Delivery
 from culm.lanes import Gathering
-from culm.outcome import Failed, Outcome, Released
+from culm.outcome import Failed, Outcome, Released, Succeeded
 from culm.sender import Answer, Then
 from culm.store import LeaseState
 from culm.worker.board import Board
 from culm.worker.decision import decision_of
 from culm.worker.hooked import Hooked
 from culm.worker.own_task import task_maker
-from culm.worker.runner import NOTHING, Runner
+from culm.worker.runner import Runner
 from culm.worker.tally import Tally
 from culm.worker.wrapped import Wrapped
 
@@ -183,10 +183,10 @@ class Slots:
         for attempt, outcome in ends:
             job = attempt.job
             if attempt.effects is None and attempt.committed is None and job.v == PLAIN:
-                # As decision_of, without a call for each job.
+                # As decision_of and weigh, without calls for each job.
                 commit = Commit(fence=Held(job.id, attempt.delivery.lease), outcome=outcome, keep_ms=job.keep_ms)
                 commits.append(commit)
-                weight += 1 if outcome is NOTHING else weigh(commit)
+                weight += 1 + (len(outcome.value) >> 12 if type(outcome) is Succeeded else 0)
             else:
                 self._gatherer.post_all(commits, weight)
                 commits, weight = [], 0

@@ -79,11 +79,12 @@ def read_records(names: list[str], records: list[bytes]) -> list[Record] | None:
     return found if [record.job.id for record in found] == names else None
 
 
-def channels(records: Sequence[Record], stored: Sequence[bytes]) -> dict[str, str]:
-    """Where to tell of whose end, of those whose sender asked for it."""
-    if TOLD.encode() not in b"".join(stored):  # quicker than to look at each
-        return {}
-    return {record.job.id: channel for record in records if (channel := _channel_in(record.head))}
+def channels(records: Sequence[Record]) -> str | dict[str, str]:
+    """Where to tell of their ends: of all, or by their ids; "": nobody asked for it."""
+    heads = {record.head for record in records}
+    if len(heads) == 1:
+        return _channel_in(heads.pop())
+    return {record.job.id: channel for record in records if (channel := _channel_in(record.head))} or ""
 
 
 @lru_cache(_MOST_HEADS)

@@ -193,9 +193,9 @@ class RedisStore:
             return Claimed([], int(next_ms) if next_ms else None)
         names, now = ids.decode().split("\n"), int(moment)
         stored = blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names)
-        told: dict[str, str] = {}
+        told: str | dict[str, str] = ""
         if (found := read_records(names, stored)) is not None:
-            told = channels(found, stored)
+            told = channels(found)
             deliveries = [Delivery(r.job, lease, 1, 0, 1, now - r.sent) for r in found]
         else:  # whoever runs the broken one must hear of it, and the others are as good as ever
             each = [read_record(name, record) for name, record in zip(names, stored, strict=True)]

@@ -44,19 +44,19 @@ class Granted:
 
     Args:
         queues: in which each job lies, by its id; only of those whose row is plain.
-        told: the channel to tell of its end, by its id, where there is one.
+        told: the channel to tell of their ends, of all or by their ids; "": none.
         left: how many have not ended.
     """
 
     __slots__ = ("left", "queues", "told")
 
-    def __init__(self, queues: dict[str, str], told: dict[str, str], left: int) -> None:
+    def __init__(self, queues: dict[str, str], told: str | dict[str, str], left: int) -> None:
         self.queues = queues
         self.told = told
         self.left = left
 
 
-_NOTHING = Granted({}, {}, 0)
+_NOTHING = Granted({}, "", 0)
 
 
 class Leases:
@@ -91,13 +91,12 @@ class _Group:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self.values: list[Word] = []
+        self.values: list[bytes] = []
 
 
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
     groups: dict[tuple[str, str, Word], _Group] = {}
-    messages: dict[str, list[str | bytes | None]] = {}
     lease, queue, keep, granted, group = "", "", _NEVER, _NOTHING, _Group()
     for c in commits:
         fence, outcome = c.fence, c.outcome
@@ -115,20 +114,31 @@ def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Wo
             queue, keep = lies_in, for_ms
             group = groups.setdefault((lease, queue, keep), _Group())
         group.ids.append(job_id)
-        value = b""
         if keep != 0:
-            value = _ENDED[kind] + encode_outcome(outcome)
-            group.values.append(value)
-        if granted.told and (channel := granted.told.get(job_id)):
-            messages.setdefault(channel, []).extend((job_id, value if len(value) < MOST_TOLD else None))
+            group.values.append(_ENDED[kind] + encode_outcome(outcome))
     if len(set(chain.from_iterable(some.ids for some in groups.values()))) < len(commits):
         return None
+    messages = _messages(groups, leases)
     words: list[Word] = [ledger, len(commits), len(messages)]
     for channel, message in messages.items():
         words += channel, _encode(message)
     for place, some in groups.items():
         words += (*place, len(some.ids), *some.ids, *some.values)
     return words
+
+
+def _messages(groups: dict[tuple[str, str, Word], _Group], leases: Leases) -> dict[str, list[str | bytes | None]]:
+    """What is told where: an id, and what `outcomes` holds of it (b"": it is gone; None: that is large), and so on."""
+    messages: dict[str, list[str | bytes | None]] = {}
+    for (lease, _, _), group in groups.items():
+        told = leases.under(lease).told
+        if not told:
+            continue
+        values = [value if len(value) < MOST_TOLD else None for value in group.values] or [b""] * len(group.ids)
+        for job_id, value in zip(group.ids, values, strict=True):
+            if channel := told if isinstance(told, str) else told.get(job_id):
+                messages.setdefault(channel, []).extend((job_id, value))
+    return messages
 
 
 class _Lot:
