@@ -230,6 +230,8 @@ async def test_a_batch_that_ends_a_whole_claim_leaves_nothing_of_it(server: Redi
                 await store.extend([Held("job-2", "w/1")], for_ms=1_000)
                 clock.advance(ms=2_000)
                 assert await claimed(store, 7, limit=1) == ["job-2"]
+            case _:
+                pass
         ends = [Commit(fence=Held(*held), outcome=Succeeded()) for held in leases.items()][: len(WHOLE[what])]
         answers = await store.commit(ends, batch=("w", 2))
         assert [{"applied": "a", "lease_lost": "l"}[answer] for answer in answers] == [*WHOLE[what]]
