@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 import hiredis
@@ -76,16 +76,22 @@ class Connection(asyncio.Protocol):
 
     def ask(self, *command: Word) -> asyncio.Future[Reply]:
         """The reply's future. An error reply is its result, not raised: see `value`."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        return self.ask_all([command])[0]
+
+    def ask_all(self, commands: Sequence[Sequence[Word]]) -> list[asyncio.Future[Reply]]:
+        """The futures of the replies to commands that go out together."""
+        futures: list[asyncio.Future[Reply]] = [self._loop.create_future() for _ in commands]
         if not self.is_open or self._transport is None:
-            future.set_exception(StoreUnavailable(f"the connection to {self._where} is lost"))
-            return future
-        data = pack(command)
+            for future in futures:
+                future.set_exception(StoreUnavailable(f"the connection to {self._where} is lost"))
+                future.exception()  # who asked for several may await the first only
+            return futures
+        data = b"".join([pack(tuple(command)) for command in commands])
         if not self._waiting:
             self._waits_since = self._loop.time()
-        self._waiting.append(future)
+        self._waiting.extend(futures)
         self._transport.write(data)
-        return future
+        return futures
 
     def tell(self, call: Callable[[Reply], None], *command: Word) -> None:
         """Ask, on a connection that is open; `call` is called with the reply, and must not raise; with None when the connection is lost."""

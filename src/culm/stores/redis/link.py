@@ -107,7 +107,7 @@ class Link:
     async def ask_all(self, commands: Sequence[Sequence[Word]]) -> list[Reply]:
         """Replies to commands that go out at once."""
         connection = await self.connection()
-        replies = [await future for future in [connection.ask(*command) for command in commands]]
+        replies = [await future for future in connection.ask_all(commands)]
         for reply in replies:
             self._judge(connection, reply)
         return [value(reply) for reply in replies]
@@ -128,18 +128,22 @@ class Link:
         if connection is None:
             return None if then is None else await self.run(then[0], now, *then[1])
         try:
-            armed = self._start(connection, "arm", now, *queues) if then is None or for_ms > BRIEF_MS else None
             left_s = max(SHORTEST_S, ends_at - self.loop.time())
-            popped = connection.ask("BZPOPMIN", *markers, f"{left_s:.3f}")
-            ran = None if then is None else self._start(connection, then[0], now, *then[1])
+            asked: list[Sequence[Word]] = [("BZPOPMIN", *markers, f"{left_s:.3f}")]
+            if arms := then is None or for_ms > BRIEF_MS:
+                asked.insert(0, self._script("arm", now, *queues))
+            if then is not None:
+                asked.append(self._script(then[0], now, *then[1]))
+            replies = connection.ask_all(asked)
+            ran = None if then is None else replies[-1]
             async with asyncio.timeout(left_s + GRACE_S):
-                if armed is not None:
-                    reply = await armed
+                if arms:
+                    reply = await replies[0]
                     if _is_unknown(reply):
                         await self.run("arm", now, *queues)
                     else:
                         value(reply)
-                value(await popped)
+                value(await replies[1 if arms else 0])
                 reply = None if ran is None else await ran
         except TimeoutError:
             if ran is not None and ran.done() and not ran.cancelled() and ran.exception() is None:
@@ -157,8 +161,9 @@ class Link:
             return await self.run(then[0], now, *then[1])
         return value(reply)
 
-    def _start(self, connection: Connection, name: str, *words: Word) -> asyncio.Future[Reply]:
-        return connection.ask("EVALSHA", self._scripts[name].sha, 1, self._address.prefix, *words)
+    def _script(self, name: str, *words: Word) -> Sequence[Word]:
+        """The command that runs it."""
+        return "EVALSHA", self._scripts[name].sha, 1, self._address.prefix, *words
 
     # -- connecting -----------------------------------------------------------------------------------------------------------
 
