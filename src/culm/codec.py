@@ -53,8 +53,8 @@ class Signature(Generic[R]):
         if self._decode_exactly is not None and not kwargs and len(args) == self._positional:
             try:
                 data = self._encode(args)
-                self._decode_exactly(data)
                 if len(data) <= self._max_bytes:
+                    self._decode_exactly(data)
                     return data
             except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
                 pass  # what is wrong is said below

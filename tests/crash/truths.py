@@ -8,10 +8,10 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
 
 from culm.stores.postgres.address import parse
 from culm.stores.postgres.migrate import migrate
+from culm.stores.redis import address as redis_address
 from tests import servers
 from tests.crash.history import Row
 
@@ -110,7 +110,7 @@ class Redis:
     def __init__(self, _: Path) -> None:
         self._server = servers.redis()
         self.url = self._server.url + "&ledger=on"
-        self._prefix = f"{{culm:{dict(parse_qsl(self.url.partition('?')[2]))['namespace']}}}:1:"
+        self._prefix = redis_address.parse(self.url).prefix
 
     def held_by(self, worker: str) -> int:
         pairs = self._server.read("HGETALL", self._prefix + "held")

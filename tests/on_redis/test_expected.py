@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from culm import App
+from culm import App, ResultExpired
 from culm.commit import Commit, Held
 from culm.errors import TaskFailed
 from culm.job import Job
@@ -269,7 +269,7 @@ async def test_jobs_of_several_senders_end_in_one_batch_and_each_hears_of_its_ow
         told = dict[str, list[str]]()
         for store in (one, other):
             outcomes = store._here().outcomes
-            monkeypatch.setattr(outcomes._expected, "ended", told.setdefault(outcomes._told_in, []).append)
+            monkeypatch.setattr(outcomes._expected, "ended", told.setdefault(outcomes._name, []).append)
         assert await worker.commit(ends, batch=("v", 1)) == ["applied"] * 8
         await until(lambda: sum(map(len, told.values())) == 8, "the messages")
         assert [sorted(ids) for ids in told.values()] == [sorted(f"{n}-{k}" for k in range(9, 13)) for n in ("one", "other")]
@@ -292,6 +292,75 @@ async def test_a_large_outcome_is_looked_for_when_its_end_is_told(server: RedisS
         assert len(await (await text.enqueue(size)).result(timeout=20)) == size
         took = time.monotonic() - began
         assert seen.looks() == (size > MOST_TOLD) or took > 0.9, "unless this machine stood still"
+
+
+async def test_jobs_beside_a_broken_one_are_told_of_as_ever(server: RedisServer, opened: Opener) -> None:
+    url = server.url
+    async with opened(url) as store:
+        async with working(store):
+            await talk(store)
+        for number in range(9, 13):
+            assert await at_once(store, f"beside-{number}", number) == ["applied"]
+        expected = store._here().outcomes._expected._jobs
+        assert list(expected.values()) == [True] * 4
+        assert server.ask("HSET", parse(url).prefix + "jobs", "beside-10", b"\xc1") == b":0"
+        async with working(store):
+            await until(lambda: set(expected) == {"beside-10"}, "the messages of the others")
+
+
+async def test_many_that_nobody_awaits_are_told_of_to_nobody(server: RedisServer) -> None:
+    app, seen = asked(server)
+
+    @app.task
+    async def nothing(n: int) -> None: ...
+
+    async with app:
+        async with app.worker():
+            for n in range(5):
+                await (await nothing.enqueue(n)).result(timeout=20)
+            assert seen.expected() > 0
+        before = seen.expected()
+        await nothing.map(range(500))
+        assert seen.expected() == before
+
+
+async def test_what_goes_with_its_end_is_told_without_a_look(server: RedisServer) -> None:
+    app, seen = asked(server)
+
+    @app.task(keep=0)
+    async def slow(n: int) -> int:
+        await asyncio.sleep(0.05)
+        return n
+
+    async def gone() -> None:
+        with pytest.raises(ResultExpired):
+            await (await slow.enqueue(1)).result(timeout=20)
+
+    async with app, app.worker():
+        for _ in range(5):
+            await gone()
+        seen.looks()
+        began = time.monotonic()
+        await gone()
+        assert seen.looks() == 0 or time.monotonic() - began > 0.9, "unless this machine stood still"
+
+
+async def test_only_who_listens_asks_to_be_told(server: RedisServer, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = server.url
+    async with opened(url) as store:
+        await store.job("-")
+        outcomes = store._here().outcomes
+        outcomes._expected._awaited = outcomes._expected._sent = WINDOW // 2
+        assert await at_once(store, "unheard", 1) == ["applied"]
+        assert not outcomes._expected._jobs
+        async with working(store):
+            assert isinstance(await store.outcome("unheard", for_ms=5_000), Ended)
+        assert outcomes.asks(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(store._here().news, "_connection", None)
+            assert not outcomes.asks(1)
+        await store.commit([Commit(send=(Job(id="general", task="t", topic="topic"),))], batch=("general", 1))
+        assert TOLD.encode() not in bytes(server.read("HGET", parse(url).prefix + "jobs", "general"))
 
 
 def test_what_is_expected_is_bounded() -> None:

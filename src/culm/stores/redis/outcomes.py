@@ -35,21 +35,21 @@ class Outcomes:
 
     Args:
         prefix: of the namespace's keys and channels.
-        told: the channel, behind the prefix, where this process is told of ends.
+        channel: behind the prefix, where this process is told of ends.
 
     Attributes:
         is_listening: it was subscribed; `listen` first, where it is not.
     """
 
-    def __init__(self, link: Way, news: News, now: Callable[[], Word], prefix: str, told: str) -> None:
+    def __init__(self, link: Way, news: News, now: Callable[[], Word], prefix: str, channel: str) -> None:
         self._link = link
         self._news = news
         self._now = now
-        self._told_in = told
-        self._channel = channel = prefix + told
+        self._name = channel
+        self._channel = prefix + channel
         self._expected = Expected()
         self._waiting: dict[str, list[Waiting]] = {}
-        self._looks: dict[str, list[tuple[str, Waiting]]] = {"": [], channel: []}  # by the channel that is to be told
+        self._looks: dict[str, list[tuple[str, Waiting]]] = {"": [], self._channel: []}  # by the channel that is to be told
         self._looking: set[asyncio.Task[None]] = set()
         self._unlooked: set[Waiting] = set()  # waits whose first look was not answered yet
         self._late: set[Waiting] = set()  # those of them whose time is over
@@ -88,11 +88,11 @@ class Outcomes:
 
     def asks(self, n: int) -> str:
         """So many are sent next. Returns the channel to tell of their ends, as a record names it; "": nobody is to be told."""
-        return self._told_in if self._expected.asks(n) and self.is_listening and self._news.is_up else ""
+        return self._name if self._expected.asks(n) and self.is_listening and self._news.is_up else ""
 
-    def sends(self, job_ids: Sequence[str], told: str) -> None:
-        """These are about to be sent, and their ends to be told there."""
-        self._expected.sends(job_ids, asked=bool(told))
+    def sends(self, job_ids: Sequence[str], channel: str) -> None:
+        """These are about to be sent, and their ends to be told there: the answer of `asks` for as many."""
+        self._expected.sends(job_ids, asked=bool(channel))
 
     def sent(self, job_ids: Sequence[str], *, asked: bool) -> None:
         """The server has answered; False: it may not have been asked to tell of these."""

@@ -33,12 +33,12 @@ def likeness(job: Job) -> Likeness:
     return job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms
 
 
-def head_of(like: Likeness, told: str) -> bytes:
-    head = _heads.get((like, told))
+def head_of(like: Likeness, channel: str) -> bytes:
+    head = _heads.get((like, channel))
     if head is None:
         if len(_heads) >= _MOST_HEADS:
             _heads.clear()
-        head = _heads[like, told] = _head(like, told)
+        head = _heads[like, channel] = _head(like, channel)
     return head
 
 
@@ -47,14 +47,14 @@ def record_tail(place: int, head: bytes, job: Job) -> bytes:
     return (_PLACES[place] if place < len(_PLACES) else b"%04x" % place) + head + encode_job(job)
 
 
-def tail(job: Job, told: str) -> bytes:
+def tail(job: Job, channel: str) -> bytes:
     """The same for the only one of its batch."""
-    return record_tail(0, head_of(likeness(job), told), job)
+    return record_tail(0, head_of(likeness(job), channel), job)
 
 
-def _head(like: Likeness, told: str) -> bytes:
+def _head(like: Likeness, channel: str) -> bytes:
     after, at, priority, keep = like[3:]
-    texts = [text.encode() for text in (*like[:3], *([told] if told else ()))]
+    texts = [text.encode() for text in (*like[:3], *([channel] if channel else ()))]
     numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {' '.join(str(len(text)) for text in texts)}\n".encode()
     head = numbers + b"".join(texts)
     return b"\xda" + len(head).to_bytes(2, "big") + head

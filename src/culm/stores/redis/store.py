@@ -146,19 +146,19 @@ class RedisStore:
     def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         here = self._here()
-        link, sent, script, told = here.link, None, "finish", ""
+        link, sent, script, channel = here.link, None, "finish", ""
         if not isinstance(link, Link) or not link.is_open:
             return False
         words = wire.finishing(commits, self._leases, self._ledger)
         if words is None:
-            told = here.outcomes.asks(len(commits))  # only here: what is sent again may have ended, and been told
-            if (sent := wire.sending(commits, told, fresh=fresh)) is None:
+            channel = here.outcomes.asks(sum([len(c.send) for c in commits]))  # only here: what is sent again may have ended, and been told
+            if (sent := wire.sending(commits, channel, fresh=fresh)) is None:
                 return False
-            here.outcomes.sends(sent.ids, told)
+            here.outcomes.sends(sent.ids, channel)
             script, words = sent.script, sent.words
 
         def answered(letters: Reply) -> None:
-            if told and sent is not None:
+            if channel and sent is not None:
                 here.outcomes.sent(sent.ids, asked=isinstance(letters, bytes))
             if not isinstance(letters, bytes):
                 then(None)
@@ -193,9 +193,7 @@ class RedisStore:
             return Claimed([], int(next_ms) if next_ms else None)
         names, now = ids.decode().split("\n"), int(moment)
         stored = blob or await self._here().link.ask("HMGET", f"{self._prefix}jobs", *names)
-        told: str | dict[str, str] = ""
         if (found := read_records(names, stored)) is not None:
-            told = channels(found)
             deliveries = [Delivery(r.job, lease, 1, 0, 1, now - r.sent) for r in found]
         else:  # whoever runs the broken one must hear of it, and the others are as good as ever
             each = [read_record(name, record) for name, record in zip(names, stored, strict=True)]
@@ -206,7 +204,8 @@ class RedisStore:
             d = deliveries[place - 1]
             deliveries[place - 1] = Delivery(d.job, lease, attempt, expiries, fence, now - sent, d.broken)
             known.pop(d.job.id, None)
-        self._leases.learn(lease, Granted(known, told, len(names)))
+        if found is not None:  # else they end the general way: that knows whom to tell of the broken one
+            self._leases.learn(lease, Granted(known, channels(found), len(names)))
         return Claimed(deliveries, int(next_ms) if next_ms else None)
 
     async def extend(self, held: Sequence[Held], *, for_ms: int) -> list[LeaseState]:

@@ -20,6 +20,7 @@ from culm.stores.redis.records import LARGE, MAX_PLACES, Likeness, head_of, like
 
 Word: TypeAlias = bytes | str | int
 
+_NO_GROUP: Word = -1  # kept for no time that there is
 MOST_TOLD = 4_096  # bytes of an outcome that is told; a larger one is looked for
 
 KIND: dict[type[Outcome], int] = {**{kind: n for n, kind in enumerate(ENDINGS, 1)}, Retried: 6, Snoozed: 7, Suspended: 8, Released: 9}
@@ -29,7 +30,6 @@ _DEAD_KINDS = frozenset(n for n, kind in enumerate(ENDINGS, 1) if kind in DEAD)
 _ANSWERS: dict[int, Committed] = {ord("a"): "applied", ord("l"): "lease_lost", ord("c"): "conflict"}
 
 
-_NEVER: Word = -1
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -44,19 +44,19 @@ class Granted:
 
     Args:
         queues: in which each job lies, by its id; only of those whose row is plain.
-        told: the channel to tell of their ends, of all or by their ids; "": none.
+        channels: where to tell of their ends, of all or by their ids; "": nowhere.
         left: how many have not ended.
     """
 
-    __slots__ = ("left", "queues", "told")
+    __slots__ = ("channels", "left", "queues")
 
-    def __init__(self, queues: dict[str, str], told: str | dict[str, str], left: int) -> None:
+    def __init__(self, queues: dict[str, str], channels: str | dict[str, str], left: int) -> None:
         self.queues = queues
-        self.told = told
+        self.channels = channels
         self.left = left
 
 
-_NOTHING = Granted({}, "", 0)
+_UNKNOWN = Granted({}, "", 0)
 
 
 class Leases:
@@ -69,7 +69,7 @@ class Leases:
         self._granted[lease] = granted
 
     def under(self, lease: str) -> Granted:
-        return self._granted.get(lease, _NOTHING)
+        return self._granted.get(lease, _UNKNOWN)
 
     def forget(self, commits: Sequence[Commit]) -> None:
         """These attempts ended, or are another's. A lease goes with its last; one too soon costs only the columns."""
@@ -97,7 +97,7 @@ class _Group:
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
     groups: dict[tuple[str, str, Word], _Group] = {}
-    lease, queue, keep, granted, group = "", "", _NEVER, _NOTHING, _Group()
+    lease, queue, keep, granted, group = "", "", _NO_GROUP, _UNKNOWN, _Group()
     for c in commits:
         fence, outcome = c.fence, c.outcome
         kind = _FINAL_KIND.get(type(outcome))
@@ -131,12 +131,12 @@ def _messages(groups: dict[tuple[str, str, Word], _Group], leases: Leases) -> di
     """What is told where: an id, and what `outcomes` holds of it (b"": it is gone; None: that is large), and so on."""
     messages: dict[str, list[str | bytes | None]] = {}
     for (lease, _, _), group in groups.items():
-        told = leases.under(lease).told
-        if not told:
+        channels = leases.under(lease).channels
+        if not channels:
             continue
         values = [value if len(value) < MOST_TOLD else None for value in group.values] or [b""] * len(group.ids)
         for job_id, value in zip(group.ids, values, strict=True):
-            if channel := told if isinstance(told, str) else told.get(job_id):
+            if channel := channels if isinstance(channels, str) else channels.get(job_id):
                 messages.setdefault(channel, []).extend((job_id, value))
     return messages
 
@@ -160,15 +160,15 @@ class Sending(NamedTuple):
     words: list[Word]  # behind the batch's number
 
 
-def sending(commits: Sequence[Commit], told: str = "", *, fresh: bool = False) -> Sending | None:
+def sending(commits: Sequence[Commit], channel: str = "", *, fresh: bool = False) -> Sending | None:
     """How to send them; None: they do not all send new roots.
 
     Args:
-        told: the channel to tell of their ends; "": none.
+        channel: where to tell of their ends; "": nowhere.
         fresh: no job can have one of these ids yet.
     """
     if len(commits) == 1 and len(commits[0].send) == 1:
-        return _sending_one(commits[0], commits[0].send[0], told)
+        return _sending_one(commits[0], commits[0].send[0], channel)
     lots: dict[Likeness, _Lot] = {}
     place, lot, latest = 0, _Lot(b""), None  # most jobs are like the one before
     for c in commits:
@@ -176,7 +176,7 @@ def sending(commits: Sequence[Commit], told: str = "", *, fresh: bool = False) -
             return None
         for job in c.send:
             if (like := likeness(job)) != latest:
-                latest, lot = like, lots.get(like) or lots.setdefault(like, _Lot(head_of(like, told)))
+                latest, lot = like, lots.get(like) or lots.setdefault(like, _Lot(head_of(like, channel)))
             record = record_tail(place, lot.head, job)
             place += 1
             if "~" in job.id or job.topic or len(record) >= LARGE:
@@ -194,8 +194,8 @@ def sending(commits: Sequence[Commit], told: str = "", *, fresh: bool = False) -
     return Sending("send", ids, words)
 
 
-def _sending_one(c: Commit, job: Job, told: str) -> Sending | None:
-    record = tail(job, told)
+def _sending_one(c: Commit, job: Job, channel: str) -> Sending | None:
+    record = tail(job, channel)
     if c.fence is not None or c.emit or c.triggers or c.records or c.cancel or "~" in job.id or job.topic or len(record) >= LARGE:
         return None
     after: Word = "-" if job.after_ms is None else job.after_ms

@@ -112,21 +112,26 @@ async def what_is_committed_at_once_is_committed(bench: Bench) -> None:
         expect(await bench.store.commit(sends, batch=batch) if at_once is None else at_once, ["applied"])
         expect(await bench.store.commit(sends, batch=batch), ["applied"], "again")
         expect(await _at_once(bench, sends, batch) in (None, ["applied"]), True, "again, at once")
+    new, batch = [Commit(send=(Job(id=f"new{n}", task="t"),)) for n in range(5)], ("app", 21)
+    for n in range(2):
+        at_once = await _at_once(bench, new, batch, fresh=True)
+        expect(await bench.store.commit(new, batch=batch) if at_once is None else at_once, ["applied"] * 5, f"under new ids, {n}")
     deliveries = await bench.claim(limit=1000)
-    expect(len(deliveries), 20)
+    expect(sorted(d.job.id for d in deliveries), [f"j{n:02}" for n in range(1, 21)] + [f"new{n}" for n in range(5)])
+    deliveries = [d for d in deliveries if d.job.id.startswith("j")]
     ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded(), keep_ms=0) for d in deliveries[:10]]
     for n in range(2):
         expect(await _at_once(bench, ends, ("w1", 1)) or await bench.store.commit(ends, batch=("w1", 1)), ["applied"] * 10, f"ends, {n}")
     expect(await _at_once(bench, ends, ("w1", 2)) in (None, ["lease_lost"] * 10), True, "ends, under another number")
-    expect(len(await bench.store.jobs(limit=100)), 10)
+    expect(len(await bench.store.jobs(limit=100)), 15)
 
 
-async def _at_once(bench: Bench, commits: list[Commit], batch: BatchId) -> list[Committed] | None:
+async def _at_once(bench: Bench, commits: list[Commit], batch: BatchId, *, fresh: bool = False) -> list[Committed] | None:
     """Its answers; None: it has to be asked the other way."""
     if not isinstance(bench.store, Prompt):
         return None
     told: asyncio.Future[list[Committed] | None] = asyncio.get_running_loop().create_future()
-    return await told if bench.store.commit_at_once(commits, batch=batch, alone=True, fresh=False, then=told.set_result) else None
+    return await told if bench.store.commit_at_once(commits, batch=batch, alone=True, fresh=fresh, then=told.set_result) else None
 
 
 @case

@@ -113,7 +113,7 @@ local function send(job)
         call('HSET', LARGE, id, #record)
     end
     local entered, buried = enter(id, job.topic), call('ZSCORE', TOMBS, id)
-    local row = { id = id, n = string.sub(record, 12, 27), sent = now, topic = job.topic, told = '', queue = job.queue,
+    local row = { id = id, n = string.sub(record, 12, 27), sent = now, topic = job.topic, channel = '', queue = job.queue,
         lane = job.priority .. job.queue, attempt = 0, expiries = 0, fence = 0, again = 0, cancelled = 0 }
     if buried then
         return finish(row, 3, BEFORE, job.keep, '')

@@ -15,8 +15,8 @@ local function is_whole(group)
         and call('HGET', P .. 'l:' .. group.queue, group.lease) == table.concat(ARGV, '\n', group.first, group.last)
 end
 
-local groups, first = {}, 7 + 2 * ARGV[6]
-local at = first
+local groups, groups_from = {}, 7 + 2 * ARGV[6]
+local at = groups_from
 while at <= #ARGV do
     local n = tonumber(ARGV[at + 3])
     local group = { lease = ARGV[at], queue = ARGV[at + 1], for_ms = ARGV[at + 2], n = n, first = at + 4, last = at + 3 + n }
@@ -81,7 +81,7 @@ for _, group in ipairs(groups) do
     end
 end
 publish_told()
-for i = 7, first - 1, 2 do
+for i = 7, groups_from - 1, 2 do
     call('PUBLISH', P .. ARGV[i], ARGV[i + 1])
 end
 local answers = string.rep('a', total)

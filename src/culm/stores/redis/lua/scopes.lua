@@ -135,8 +135,8 @@ local function finish(row, kind, outcome, keep, lease)
     if somebody_waits() then
         tell(id, call('HGET', WAITS, id), value)
     end
-    if row.told ~= '' then
-        add_to(P .. row.told, words_of(id, value))
+    if row.channel ~= '' then
+        add_to(P .. row.channel, words_of(id, value))
     end
     if row.topic ~= '' then
         emit(root, row.topic, id, outcome)
