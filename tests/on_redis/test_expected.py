@@ -351,8 +351,10 @@ async def test_only_who_listens_asks_to_be_told(server: RedisServer, opened: Ope
         await store.job("-")
         outcomes = store._here().outcomes
         outcomes._expected._awaited = outcomes._expected._sent = WINDOW // 2
+        hints = await store.subscribe("hints")  # so that the connection for news is up
         assert await at_once(store, "unheard", 1) == ["applied"]
         assert not outcomes._expected._jobs
+        await hints.close()
         async with working(store):
             assert isinstance(await store.outcome("unheard", for_ms=5_000), Ended)
         assert outcomes.asks(1)
