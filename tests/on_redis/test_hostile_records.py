@@ -53,7 +53,7 @@ async def test_hostile_records_become_dead_letters_and_the_worker_lives(what: st
 async def test_a_head_that_lies_about_who_is_told_does_not_stop_a_claim(size: bytes, server: RedisServer) -> None:
     url = server.url
     told = START + tail(Job(id="bad", task="well"), TOLD + "nobody")
-    head = told[30 : told.index(TOLD.encode())].replace(b" 11\n", b" " + size + b"\n") + (TOLD + "nobody").encode()
+    head = told[30 : told.index(TOLD.encode())].replace(b" 0\n", b" " + size + b"\n") + (TOLD + "nobody").encode()
     async with App(url) as app:
 
         @app.task(name="well", keep=60)

@@ -17,7 +17,7 @@ from culm.errors import ConfigError
 
 PORT, SENTINEL_PORT = 6379, 26379
 MOST_PARTITIONS = 1_024
-LAYOUT = 2  # the version of the keys: docs/redis.md
+LAYOUT = 1  # the version of the keys: docs/redis.md
 
 _OPTIONS = {
     "namespace": "a name",

@@ -1,9 +1,9 @@
 """How a job lies in Redis: a record that is written once, and beside it short texts that the scripts change.
 
 A record is a MessagePack array of four: when it was sent; `n`, 16 digits, which orders equal dues: 12 hexadecimal ones of the batch, 4
-of its place therein; the head, a text with two bytes of length: ` after at priority keep`, the lengths of queue, task, topic and, if there
-is one, of the channel to tell of its end; a line end, these; and the job as it travels. The server writes what precedes the place, so
-many records in a row are decoded at once. rows.lua reads the same.
+of its place therein; the head, a text with two bytes of length: ` after at priority keep`, the lengths of queue, task and topic, a line
+end, these three, and the channel to tell of its end, if there is one; and the job as it travels. The server writes what precedes the
+place, so many records in a row are decoded at once. rows.lua reads the same.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def tail(job: Job, channel: str) -> bytes:
 
 def _head(like: Likeness, channel: str) -> bytes:
     after, at, priority, keep = like[3:]
-    texts = [text.encode() for text in (*like[:3], *([channel] if channel else ()))]
+    texts = [text.encode() for text in like[:3]]
     numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {' '.join(str(len(text)) for text in texts)}\n".encode()
-    head = numbers + b"".join(texts)
+    head = numbers + b"".join(texts) + channel.encode()
     return b"\xda" + len(head).to_bytes(2, "big") + head
 
 
@@ -89,9 +89,12 @@ def channels(records: Sequence[Record]) -> str | dict[str, str]:
 
 @lru_cache(_MOST_HEADS)
 def _channel_in(head: str) -> str:
-    numbers = head.partition("\n")[0].split()
-    size = numbers[7] if len(numbers) == 8 else ""
-    return head[-int(size) :] if size.isdecimal() and 0 < len(size) < 4 and int(size) else ""
+    line, _, texts = head.partition("\n")
+    try:
+        channel = texts.encode()[sum(map(int, line.split()[4:])) :].decode()
+    except ValueError:  # hostile bytes
+        return ""
+    return channel if channel.startswith(TOLD) else ""
 
 
 def read_record(name: str, record: bytes | None) -> tuple[Job, int, str]:
@@ -120,7 +123,7 @@ class Head:
 
     def _read(self, head: bytes) -> None:
         line, _, texts = head.partition(b"\n")
-        after, at, priority, _, queue, task, topic, *_ = line.split()
+        after, at, priority, _, queue, task, topic = line.split()
         self.due = None if after == b"-" else max(self.sent + int(after), int(at))
         self.priority = int(priority)
         end_queue, end_task = int(queue), int(queue) + int(task)

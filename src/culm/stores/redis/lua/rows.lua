@@ -20,19 +20,19 @@ end
 
 -- The head of a record (records.py writes it), as far as a row needs it; nil: there is no such job.
 local function head_in(id, record)
-    local after, at, priority, keep, queue, task, topic, channel, first =
-        string.match(record, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ?(%d*)\n()', HEAD_FROM)
+    local after, at, priority, keep, queue, task, topic, first =
+        string.match(record, '^ (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()', HEAD_FROM)
     if not first then
-        record, first = BROKEN, #BROKEN
-        after, at, priority, keep, queue, task, topic, channel = '0', '0', '0', '0', '0', '0', '0', ''
+        record, first = BROKEN, #BROKEN + 1
+        after, at, priority, keep, queue, task, topic = '0', '0', '0', '0', '0', '0', '0'
     end
-    queue, task, topic, channel = tonumber(queue), tonumber(task), tonumber(topic), tonumber(channel) or 0
+    queue, task, topic = tonumber(queue), tonumber(task), tonumber(topic)
     local row = { id = id, n = string.sub(record, 12, 27), sent = struct.unpack('>I8', record, 3), keep = tonumber(keep) }
     row.due = after == '-' and INF or math.max(row.sent + after, tonumber(at))
     row.queue = string.sub(record, first, first + queue - 1)
     row.task = string.sub(record, first + queue, first + queue + task - 1)
     row.topic = string.sub(record, first + queue + task, first + queue + task + topic - 1)
-    row.channel = string.sub(record, first + queue + task + topic, first + queue + task + topic + channel - 1)
+    row.channel = string.sub(record, first + queue + task + topic, body_of(record) - 1) -- the rest of the head
     row.lane = priority .. row.queue
     row.attempt, row.expiries, row.fence, row.again, row.cancelled = 0, 0, 0, 0, 0
     return row
