@@ -49,6 +49,15 @@ async def test_hostile_records_become_dead_letters_and_the_worker_lives(what: st
         assert await app.store.discard(["bad"]) == 1
 
 
+def test_who_does_not_know_of_channels_reads_a_record_that_names_one() -> None:
+    """By the lengths in its head, as processes of an earlier version do."""
+    job = Job(id="a", task="töne", queue="laut", topic="tief")
+    plain, naming = tail(job, ""), tail(job, TOLD + "somebody")
+    size, longer = (int.from_bytes(record[5:7], "big") for record in (plain, naming))
+    assert (plain[:5], plain[7 : 7 + size]) == (naming[:5], naming[7 : 7 + size])
+    assert (plain[7 + size :], longer - size) == (naming[7 + longer :], len(TOLD + "somebody"))
+
+
 @pytest.mark.parametrize("size", [b"x", b"-1", b"999", b"9" * 5_000])
 async def test_a_head_that_lies_about_who_is_told_does_not_stop_a_claim(size: bytes, server: RedisServer) -> None:
     url = server.url
