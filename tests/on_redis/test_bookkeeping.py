@@ -199,14 +199,14 @@ async def test_only_ids_that_were_made_just_now_are_not_looked_up(server: RedisS
             assert (await again.result(timeout=20), await found.result(timeout=20)) == (1, -4)
 
 
-WHOLE = {  # what happened to the claim of job-1, job-2 and job-3 -> what the batch is answered
-    "nothing": "aaa",
-    "job-2 is cancelled": "aaa",
-    "job-2 was extended": "aaa",
-    "job-2 has ended": "ala",
-    "job-2 has ended, job-3 goes on": "al",
-    "job-2 is another's": "ala",
-    "job-3 is of another claim": "aaa",
+WHOLE = {  # what happened to the claim of job-1 to job-4 -> what the batch is answered
+    "nothing": "aaaa",
+    "job-2 is cancelled": "aaaa",
+    "job-2 was extended": "aaaa",
+    "job-2 has ended": "alaa",
+    "job-2 has ended, job-4 goes on": "ala",
+    "job-2 is another's": "alaa",
+    "job-4 is of another claim": "aaaa",
 }
 
 
@@ -215,8 +215,8 @@ async def test_a_batch_that_ends_a_whole_claim_leaves_nothing_of_it(server: Redi
     clock, address = ManualClock(), parse(server.url)
     store = RedisStore(address, clock=clock)
     try:
-        await store.commit([Commit(send=tuple(job(f"job-{n}") for n in range(1, 5)))], batch=("app", 1))
-        leases = {"job-1": "w/1", "job-2": "w/1", "job-3": "w/2" if "claim" in what else "w/1"}
+        await store.commit([Commit(send=tuple(job(f"job-{n}") for n in range(1, 6)))], batch=("app", 1))
+        leases = {"job-1": "w/1", "job-2": "w/1", "job-3": "w/1", "job-4": "w/2" if "claim" in what else "w/1"}
         for lease, some in Counter(leases.values()).items():
             await store.claim(["default"], lease=lease, limit=some, for_ms=60_000)
         match what.partition(" ")[2]:
@@ -224,7 +224,7 @@ async def test_a_batch_that_ends_a_whole_claim_leaves_nothing_of_it(server: Redi
                 await store.commit([Commit(cancel=("job-2",))], batch=("app", 9))
             case "was extended":
                 await store.extend([Held("job-2", "w/1")], for_ms=1_000)
-            case "has ended" | "has ended, job-3 goes on":
+            case "has ended" | "has ended, job-4 goes on":
                 await store.commit([Commit(fence=Held("job-2", "w/1"), outcome=Succeeded())], batch=("w", 1))
             case "is another's":
                 await store.extend([Held("job-2", "w/1")], for_ms=1_000)
@@ -235,7 +235,7 @@ async def test_a_batch_that_ends_a_whole_claim_leaves_nothing_of_it(server: Redi
         ends = [Commit(fence=Held(*held), outcome=Succeeded()) for held in leases.items()][: len(WHOLE[what])]
         answers = await store.commit(ends, batch=("w", 2))
         assert [{"applied": "a", "lease_lost": "l"}[answer] for answer in answers] == [*WHOLE[what]]
-        left = {"job-2 is another's": "job-2", "job-2 has ended, job-3 goes on": "job-3"}.get(what)
+        left = {"job-2 is another's": "job-2", "job-2 has ended, job-4 goes on": "job-4"}.get(what)
         held = {bytes(name).decode() for name in server.read("HKEYS", address.prefix + "held")} - {""}
         assert held == ({left} if left else set())
         assert int(server.read("HLEN", address.prefix + "state")) == (left == "job-2")
@@ -243,6 +243,6 @@ async def test_a_batch_that_ends_a_whole_claim_leaves_nothing_of_it(server: Redi
             assert int(server.read("HLEN", address.prefix + key)) == (left is not None and key != "x:default"), key
         assert int(server.read("ZCARD", address.prefix + "u:default")) == (left is not None)
         assert {v.id for v in await store.jobs(state="succeeded")} == {*leases} - {left}
-        assert await claimed(store, 8) == ["job-4"]
+        assert await claimed(store, 8) == ["job-5"]
     finally:
         await store.close()

@@ -9,9 +9,9 @@ if known and tonumber(ARGV[3]) <= tonumber(last) then
     return ARGV[3] == last and answered or string.rep('l', total)
 end
 
--- All that the lease was granted in this queue, and nothing of it is special. It costs less than to look at each.
+-- All that the lease was granted in this queue, and nothing of it is special. From a few on that costs less than to look at each.
 local function is_whole(group)
-    return call('HGET', P .. 'k:' .. group.queue, group.lease) == tostring(group.n) and call('EXISTS', STATE) == 0
+    return group.n > 2 and call('HGET', P .. 'k:' .. group.queue, group.lease) == tostring(group.n) and call('EXISTS', STATE) == 0
         and call('HGET', P .. 'l:' .. group.queue, group.lease) == table.concat(ARGV, '\n', group.first, group.last)
 end
 
