@@ -76,9 +76,7 @@ class Gatherer:
         self._batches = 0
         self._prompt = store if isinstance(store, Prompt) and (for_callers or in_order) else None
         self._answers_later = self._prompt is not None and in_order
-        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = (
-            _none  # held weakly; asking which one runs is a system call in Python 3.11
-        )
+        self._loop: ref[asyncio.AbstractEventLoop] | None = None  # known, for asking which one runs is a system call in Python 3.11
         self._singles = 0  # so many of the last batches had one commit, and nothing beside it
 
     def post(self, commit: Commit, then: Told | None = None, *, weight: int = 1, fresh: bool = False) -> None:
@@ -128,7 +126,7 @@ class Gatherer:
         Args:
             weight, fresh: as of `post`; None: it is to be weighed.
         """
-        loop = self._loop()
+        loop = None if self._loop is None else self._loop()
         if loop is None:  # the first time, or that one is gone
             loop = asyncio.get_running_loop()
             self._loop = ref(loop)
@@ -369,10 +367,6 @@ class Gatherer:
         """The other has an older batch that holds."""
         other = self._second if sender is self._first else self._first
         return other is not None and other.holds and other.place < place
-
-
-def _none() -> None:
-    return None
 
 
 def _told(sender: Sender, commit: Commit, answer: Answer) -> Answer:

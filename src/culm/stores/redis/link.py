@@ -129,21 +129,18 @@ class Link:
             return None if then is None else await self.run(then[0], now, *then[1])
         try:
             left_s = max(SHORTEST_S, ends_at - self.loop.time())
-            asked: list[Sequence[Word]] = [("BZPOPMIN", *markers, f"{left_s:.3f}")]
-            if arms := then is None or for_ms > BRIEF_MS:
-                asked.insert(0, self._script("arm", now, *queues))
-            if then is not None:
-                asked.append(self._script(then[0], now, *then[1]))
-            replies = connection.ask_all(asked)
-            ran = None if then is None else replies[-1]
+            arm = [self._script("arm", now, *queues)] if then is None or for_ms > BRIEF_MS else []
+            behind = [] if then is None else [self._script(then[0], now, *then[1])]
+            replies = connection.ask_all([*arm, ("BZPOPMIN", *markers, f"{left_s:.3f}"), *behind])
+            armed, popped, ran = replies[0] if arm else None, replies[len(arm)], replies[-1] if behind else None
             async with asyncio.timeout(left_s + GRACE_S):
-                if arms:
-                    reply = await replies[0]
+                if armed is not None:
+                    reply = await armed
                     if _is_unknown(reply):
                         await self.run("arm", now, *queues)
                     else:
                         value(reply)
-                value(await replies[1 if arms else 0])
+                value(await popped)
                 reply = None if ran is None else await ran
         except TimeoutError:
             if ran is not None and ran.done() and not ran.cancelled() and ran.exception() is None:
