@@ -15,6 +15,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {sentence}")
 
 
+pytest_plugins = ["tests.hanging"]
 pytest.register_assert_rewrite("tests.conformance.twins")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts in its background ignores it, and so would all that tests start

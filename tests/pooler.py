@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from tests.servers import HOST, PostgresServer, as_nobody, die_with_parent, free_port, give_away
+from tests.servers import HOST, PostgresServer, as_nobody, free_port, give_away
 
 Mode = Literal["transaction", "session"]
 
@@ -47,7 +47,7 @@ class PgBouncer:
         )
         give_away(self._place)
         command = as_nobody(_program(), "-q", str(settings))
-        self._child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)  # noqa: PLW1509
+        self._child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ends_at = time.monotonic() + 20
         while not self._answers():
             if self._child.poll() is not None or time.monotonic() > ends_at:

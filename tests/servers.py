@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import glob
 import importlib.util
@@ -64,21 +63,10 @@ class RedisServer:
         if program is None:
             raise FileNotFoundError("redis-server is not installed; run: make servers")
         options = [word for name, value in self._options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        command = [
-            program,
-            *self._words,
-            "--port",
-            str(self.port),
-            "--bind",
-            HOST,
-            "--dir",
-            str(self.folder),
-            "--daemonize",
-            "no",
-            *options,
-        ]
+        settings = ["--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), "--daemonize", "no"]
+        command = dying_with_parent(program, *self._words, *settings, *options)
         with (self.folder / "redis.log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent)  # noqa: PLW1509  # nothing else keeps it from outliving a killed test
+            self._child = subprocess.Popen(command, stdout=log, stderr=log)
         ends_at = time.monotonic() + 20
         while not self.ask("PING").startswith((b"+PONG", b"-NOAUTH")):
             if self._child.poll() is not None or time.monotonic() > ends_at:
@@ -154,7 +142,7 @@ class PostgresServer:
         options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         command = as_nobody(_program("postgres"), "-D", str(self.data), "-p", str(self.port), *options)
         with (self.folder / "log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent, start_new_session=True)  # noqa: PLW1509
+            self._child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         ends_at = time.monotonic() + 30
         while subprocess.run([_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)], check=False).returncode != 0:
             if self._child.poll() is not None or time.monotonic() > ends_at:
@@ -227,10 +215,16 @@ def _program(name: str) -> str:
     return program
 
 
+def dying_with_parent(*command: str) -> list[str]:
+    """Nothing else keeps a server from outliving a killed test. Not by what runs in a forked child: these tests have threads, and a
+    child that waits for a lock of one of them would keep its parent waiting, too."""
+    return ["setpriv", "--pdeathsig", "KILL", *command]
+
+
 def as_nobody(*command: str) -> list[str]:
-    if os.getuid() != 0:
-        return list(command)
-    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig", "KILL", *command]
+    """The same, with no rights if the tests are root's."""
+    nobody = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.getuid() == 0 else []
+    return ["setpriv", *nobody, "--pdeathsig", "KILL", *command]
 
 
 def give_away(folder: Path) -> None:
@@ -402,7 +396,3 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

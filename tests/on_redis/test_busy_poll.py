@@ -58,7 +58,7 @@ async def test_each_send_gets_its_reply_and_others_get_their_turns(server: Redis
         ticking = asyncio.create_task(tick())
         sent = [(await task.enqueue(n)).id for n in range(300)]
         ticking.cancel()
-        assert polls.hits >= 290
+        assert polls.hits >= 280  # not the first few, nor a few after each look at how many clients there are
         assert turns >= 300
         assert [d.job.id for d in (await app.store.claim(["default"], lease="w/1", limit=1_000, for_ms=1_000)).deliveries] == sent
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
+from itertools import count
 
 import pytest
 
@@ -28,6 +30,13 @@ def test_runs_in_which_nothing_happens_are_refused_as_vacuous() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_seed_tells_the_same_history_again(seed: int) -> None:
     assert simulate(seed).notes == simulate(seed).notes
+
+
+def test_a_history_does_not_hang_on_how_fast_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = [simulate(seed).notes for seed in range(20)]
+    real, late = time.monotonic, count(step=0.02)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + next(late))
+    assert [simulate(seed).notes for seed in range(20)] == histories
 
 
 def test_other_seeds_tell_other_histories() -> None:

@@ -91,7 +91,7 @@ class Claimer:
             await store.hurry(lease)
 
     async def run(self, slots: Slots) -> None:
-        loop = asyncio.get_running_loop()
+        loop, answered_at = asyncio.get_running_loop(), 0.0
         while not self._stopping:
             limit = slots.free + self._ahead - len(slots.buffer)
             if limit <= self._ahead // 2:
@@ -101,26 +101,26 @@ class Claimer:
                 await self._room.wait()
                 self.rests = self._stopping
                 continue
-            if time.monotonic() - self.answered > min(BELIEVED_S, self._wait_ms / 1000):
+            if loop.time() - answered_at > min(BELIEVED_S, self._wait_ms / 1000):
                 self._wait_ms = 0
             waited = self._wait_ms
             if waited:
                 limit = min(limit, max(1, slots.free))
             limit = min(limit, MOST_AFTER_A_WAIT if waited > BRIEF_MS else MOST_AT_ONCE)
-            began = time.monotonic()
+            began = loop.time()
             claimed = await self._claim(limit)
-            self.answered = time.monotonic()
+            answered_at, self.answered = loop.time(), time.monotonic()
             if waited:
-                self._measured = (loop.time(), slots.done)
+                self._measured = (answered_at, slots.done)
             else:
-                self._measure(loop.time(), slots)
+                self._measure(answered_at, slots)
             if self._laned is None:
                 slots.feed(claimed.deliveries)
             else:
                 for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                     slots.feed(list(some))
             if not self._stopping and (len(claimed.deliveries) < limit or self._took_the_last(claimed)):
-                was_woken = waited <= BRIEF_MS and self.answered - began < waited / 2_000
+                was_woken = waited <= BRIEF_MS and answered_at - began < waited / 2_000
                 await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries) or was_woken)
                 self._measured = (loop.time(), slots.done)
         if self._laned is not None:  # what a part of it owes would be nobody's for the rest of the lease
