@@ -119,6 +119,8 @@ class Claimer:
             else:
                 for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
                     slots.feed(list(some))
+            if len(claimed.deliveries) == 1:
+                await asyncio.sleep(0)  # its first step goes before the next claim: somebody may wait for it alone
             if not self._stopping and (len(claimed.deliveries) < limit or self._took_the_last(claimed)):
                 was_woken = waited <= BRIEF_MS and answered_at - began < waited / 2_000
                 await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries) or was_woken)
