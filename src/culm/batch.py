@@ -22,7 +22,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from math import inf
@@ -166,7 +165,7 @@ class Gatherer:
         if self._prompt is None:
             self._go_on(sender)
         elif self._singles >= ALONE and self._is_quiet(but=sender):
-            self._send_at_once(sender, self._prompt, alone=True)
+            self._ask(sender, self._prompt, alone=True)
         else:
             self._send_soon(sender, self._prompt)
 
@@ -198,24 +197,27 @@ class Gatherer:
         other = self._second if but is self._first else self._first
         return not self._full and (other is None or not other.busy)
 
-    def _send_at_once(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
-        """What has gathered, if the store can be asked without a task; else, or when it cannot answer, a task goes on."""
+    def _send_at_once(self, sender: Sender, store: Prompt) -> None:
+        """What has gathered, unless it had better wait."""
         if sender.task is not None or sender.asked:
             return  # a flush was quicker
         if self._is_little(sender):
             sender.busy = False
-            return
-        sender.busy = True
-        asked = False
+        elif self._has_more(sender):
+            self._ask(sender, store)
+        else:
+            self._go_on_or_rest(sender)
+
+    def _ask(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
+        """Send the next batch without a task; where the store cannot be asked so, or does not answer, a task goes on."""
+        sender.busy, asked = True, False
         try:
-            if self._has_more(sender):
-                batch = self._next_batch(sender)
-                sender.asked = True
-                answered = partial(self._answered_at_once, sender, sender.number)
-                with suppress(Exception):  # a task meets the same, and answers with it
-                    asked = store.commit_at_once(
-                        batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=answered
-                    )
+            batch = self._next_batch(sender)
+            sender.asked = True
+            answered = partial(self._answered_at_once, sender, sender.number)
+            asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=answered)
+        except Exception:  # noqa: BLE001  # a task meets the same, and answers with it
+            asked = False
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
             if not asked:
                 sender.asked, sender.holds = False, sender.batch is not None
@@ -242,10 +244,12 @@ class Gatherer:
             else:
                 self._settle(sender, batch, answers)
         finally:
-            if sender.batch is None and self._prompt is not None and self._has_more(sender):
+            if sender.batch is not None or self._prompt is None:
+                self._go_on_or_rest(sender)
+            elif self._has_more(sender):
                 self._send_soon(sender, self._prompt)
             else:
-                self._go_on_or_rest(sender)
+                self._rest(sender)
 
     def _go_on_or_rest(self, sender: Sender) -> None:
         if sender.batch is not None or self._has_more(sender):
@@ -285,7 +289,7 @@ class Gatherer:
 
     def _next_batch(self, sender: Sender) -> Batch:
         """What that sender is to send, under a new number."""
-        if (other := self._idle()) is not None and self._is_for_two():
+        if len(self._commits) >= HALVED and (other := self._idle()) is not None and self._are_for_two():
             self._halve()
             self._start(other)
         if not self._full:
@@ -300,11 +304,11 @@ class Gatherer:
         self._full.popleft()
         return batch
 
-    def _is_for_two(self) -> bool:
-        n = len(self._commits)
-        if self._full or not self._fresh or n < HALVED:
+    def _are_for_two(self) -> bool:
+        """So many commits."""
+        if self._full or not self._fresh:
             return False
-        return n >= MOST_WHOLE or not self._groups.takes_turns(self._first_caller)
+        return len(self._commits) >= MOST_WHOLE or not self._groups.takes_turns(self._first_caller)
 
     def _halve(self) -> None:
         """The older half of what collects is full."""
@@ -321,9 +325,11 @@ class Gatherer:
 
     def _begin_batch(self, weight: int) -> Sender | None:
         """The next batch begins with a commit of that weight, even if that alone is too much. Returns who is to start with it."""
-        self._close_batch()
+        if self._commits:
+            self._close_batch()
+        self._fresh = True
         if self._second is not None:
-            self._first_caller = caller()
+            self._first_caller = caller() if self._singles < ALONE else None
         sender = self._idle()
         self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
         return sender if sender is not None and not self._is_behind(sender, self._batches + 1) else None

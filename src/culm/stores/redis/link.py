@@ -44,13 +44,14 @@ class Link:
 
     def __init__(self, address: Address, rng: random.Random, connected: Callable[[Server], None]) -> None:
         self._address = address
+        self._prefix = address.prefix
         self._pace = Pace(rng)
         self._sentinels = Sentinels(address, self._reach) if address.sentinels else None
         self._connected = connected
         self.loop = asyncio.get_running_loop()
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._scripts = Scripts(address.prefix)
+        self._scripts = Scripts(self._prefix)
         self._busy_poll = BusyPoll(on=address.busy_poll)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
@@ -67,10 +68,10 @@ class Link:
         script, connection = self._scripts[name], self._main
         if connection is None or not connection.is_open:
             connection = await self.connection()
-        reply = await connection.ask("EVALSHA", script.sha, 1, self._address.prefix, *words)
+        reply = await connection.ask("EVALSHA", script.sha, 1, self._prefix, *words)
         if isinstance(reply, hiredis.ReplyError):
             if _is_unknown(reply):
-                reply = await connection.ask("EVAL", script.text, 1, self._address.prefix, *words)
+                reply = await connection.ask("EVAL", script.text, 1, self._prefix, *words)
             self._judge(connection, reply)
         return value(reply)
 
@@ -84,14 +85,14 @@ class Link:
         if connection is None or not connection.is_open:
             return False
         if not poll:
-            connection.tell(then, "EVALSHA", script.sha, 1, self._address.prefix, *words)
+            connection.tell(then, "EVALSHA", script.sha, 1, self._prefix, *words)
             return True
 
         def told(reply: Reply) -> None:
             self._busy_poll.replied()
             then(reply)
 
-        connection.tell(told, "EVALSHA", script.sha, 1, self._address.prefix, *words)
+        connection.tell(told, "EVALSHA", script.sha, 1, self._prefix, *words)
         self._busy_poll.asked(connection)
         return True
 
@@ -160,7 +161,7 @@ class Link:
 
     def _script(self, name: str, *words: Word) -> Sequence[Word]:
         """The command that runs it."""
-        return "EVALSHA", self._scripts[name].sha, 1, self._address.prefix, *words
+        return "EVALSHA", self._scripts[name].sha, 1, self._prefix, *words
 
     # -- connecting -----------------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,8 @@ class RedisStore:
             if not isinstance(letters, bytes):
                 then(None)
                 return
-            self._leases.forget(commits)
+            if sent is None:
+                self._leases.forget(commits)
             then(wire.answers(letters))
 
         return link.start(script, self.now(), *batch, *words, then=answered, poll=alone and script == "send_one")
