@@ -198,26 +198,29 @@ class Gatherer:
         return not self._full and (other is None or not other.busy)
 
     def _send_at_once(self, sender: Sender, store: Prompt) -> None:
-        """What has gathered, unless it had better wait."""
+        """Send what has gathered, unless it had better wait."""
         if sender.task is not None or sender.asked:
             return  # a flush was quicker
         if self._is_little(sender):
             sender.busy = False
-        elif self._has_more(sender):
-            self._ask(sender, store)
         else:
-            self._go_on_or_rest(sender)
+            self._ask(sender, store)
 
     def _ask(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
-        """Send the next batch without a task; where the store cannot be asked so, or does not answer, a task goes on."""
+        """Send the next batch, if there is one, without a task; where the store cannot be asked so, a task goes on.
+
+        Args:
+            alone: a commit has come that is alone, so there is one, and nothing else is under way.
+        """
         sender.busy, asked = True, False
         try:
-            batch = self._next_batch(sender)
-            sender.asked = True
-            answered = partial(self._answered_at_once, sender, sender.number)
-            asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=answered)
-        except Exception:  # noqa: BLE001  # a task meets the same, and answers with it
-            asked = False
+            if alone or self._has_more(sender):
+                batch = self._next_batch(sender)
+                sender.asked = True
+                then = partial(self._answered_at_once, sender, sender.number)
+                asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=then)
+        except Exception:  # noqa: BLE001, S110  # a task meets the same, and answers with it
+            pass
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
             if not asked:
                 sender.asked, sender.holds = False, sender.batch is not None
@@ -305,7 +308,7 @@ class Gatherer:
         return batch
 
     def _are_for_two(self) -> bool:
-        """So many commits."""
+        """What collects, `HALVED` commits or more, is better sent in two halves."""
         if self._full or not self._fresh:
             return False
         return len(self._commits) >= MOST_WHOLE or not self._groups.takes_turns(self._first_caller)
@@ -327,9 +330,8 @@ class Gatherer:
         """The next batch begins with a commit of that weight, even if that alone is too much. Returns who is to start with it."""
         if self._commits:
             self._close_batch()
-        self._fresh = True
         if self._second is not None:
-            self._first_caller = caller() if self._singles < ALONE else None
+            self._first_caller = caller() if self._singles < ALONE else None  # who sends alone is in no group
         sender = self._idle()
         self._room = max(0, MAX_WEIGHT - weight)  # last: if a signal raises here, the next commit begins anew
         return sender if sender is not None and not self._is_behind(sender, self._batches + 1) else None

@@ -19,7 +19,7 @@ class _Half(Enum):
 
 
 OTHER_HALF: Final = _Half.OTHER  # whoever began the second half of a batch, until that group sends again
-Caller: TypeAlias = "ref[asyncio.Task[Any]] | Literal[_Half.OTHER] | None"  # None: no task, or none that can be told from others
+Caller: TypeAlias = "ref[asyncio.Task[Any]] | Literal[_Half.OTHER] | None"  # None: nobody who could be told from others
 
 
 def caller() -> Caller:

@@ -168,6 +168,22 @@ async def test_jobs_that_ended_together_go_one_by_one_when_their_time_is_over(se
         await store.close()
 
 
+async def test_leases_whose_jobs_have_ended_are_forgotten(server: RedisServer) -> None:
+    async with App(server.url) as app:
+
+        @app.task
+        async def double(n: int) -> int:
+            return 2 * n
+
+        async with app.worker():
+            for n in range(20):
+                assert await (await double.enqueue(n)).result(timeout=10) == 2 * n
+            jobs = await app.enqueue_many(double.bind(n) for n in range(200))
+            assert [await job.result(timeout=10) for job in jobs] == [2 * n for n in range(200)]
+        assert isinstance(app.store, RedisStore)
+        assert app.store._leases._granted == {}
+
+
 async def test_only_ids_that_were_made_just_now_are_not_looked_up(server: RedisServer) -> None:
     async with App(server.url) as app:
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from culm import App, PartlySent, StoreError, StoreUnavailable
-from culm.batch import HALVED, MAX_WEIGHT, MOST_WHOLE, Gatherer
+from culm.batch import ALONE, HALVED, MAX_WEIGHT, MOST_WHOLE, Gatherer
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
 from culm.groups import caller
 from culm.job import Job
@@ -518,6 +518,25 @@ def test_who_was_not_answered_when_all_tasks_are_cancelled_hears_that_it_is_unkn
                 task.cancel()
         await gatherer.flush()
         assert [type(answer) for answer in answers] == [StoreUnavailable]
+        assert gatherer.unanswered() == []
+
+    run(main())
+
+
+class Refuses(Slow):
+    """Raises when it is asked for a commit that is alone: a defect."""
+
+    def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
+        if alone:
+            raise RuntimeError("out of order")
+        return super().commit_at_once(commits, batch=batch, alone=alone, fresh=fresh, then=then)
+
+
+def test_a_store_that_raises_when_it_is_asked_at_once_is_asked_by_a_task() -> None:
+    async def main() -> None:
+        gatherer = Gatherer(Refuses(), client="c", for_callers=True)
+        answers = [await gatherer.submit(sending(f"{n:02d}"), fresh=True) for n in range(5 * ALONE)]
+        assert answers == ["applied"] * len(answers)
         assert gatherer.unanswered() == []
 
     run(main())

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from culm import App
 from culm.store import Claimed, ClaimOrder
@@ -85,6 +86,34 @@ def test_a_busy_worker_waits_briefly_for_all_it_has_room_for_and_an_idle_one_lon
         for (_, _, found), (wait_ms, limit, _) in pairwise(after):
             assert (wait_ms <= BRIEF_MS) is (found > 0)
             assert limit == MOST_AFTER_A_WAIT or wait_ms <= BRIEF_MS
+
+    run(main())
+
+
+def test_a_job_that_ends_a_wait_alone_runs_before_the_next_claim_and_several_do_not() -> None:
+    class Ordered(Patience):
+        async def claim_within(self, *args: Any, **kwargs: Any) -> Claimed:
+            self.asked.append("claims")
+            return await super().claim_within(*args, **kwargs)
+
+    async def main() -> None:
+        store = Ordered()
+        app = App(store=store, rng=random.Random(1))
+
+        @app.task
+        async def noted(n: int) -> None:
+            store.asked.append("runs")
+
+        async with app.worker(concurrency=30, poll=POLL_S):
+            await until(lambda: len(store.waited) >= 1)
+            store.asked.clear()
+            await (await noted.enqueue(1)).result()
+            await until(lambda: store.waited[-1][2] == 0)
+            assert store.asked[:2] == ["runs", "claims"]
+            store.asked.clear()
+            await app.enqueue_many(noted.bind(n) for n in range(3))
+            await until(lambda: store.asked.count("runs") == 3)
+            assert store.asked[0] == "claims"
 
     run(main())
 

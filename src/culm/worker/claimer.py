@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from culm.errors import StoreError
+from culm.job import Delivery
 from culm.store import Claimed, ClaimOrder, Laned, Patient, Store
 from culm.worker.slots import Slots
 
@@ -91,7 +92,7 @@ class Claimer:
             await store.hurry(lease)
 
     async def run(self, slots: Slots) -> None:
-        loop, answered_at = asyncio.get_running_loop(), 0.0
+        loop, answered_at = asyncio.get_running_loop(), 0.0  # by its clock, which may be a simulated one
         while not self._stopping:
             limit = slots.free + self._ahead - len(slots.buffer)
             if limit <= self._ahead // 2:
@@ -114,13 +115,9 @@ class Claimer:
                 self._measured = (answered_at, slots.done)
             else:
                 self._measure(answered_at, slots)
-            if self._laned is None:
-                slots.feed(claimed.deliveries)
-            else:
-                for _, some in groupby(claimed.deliveries, _lease):  # nearly always one
-                    slots.feed(list(some))
-            if len(claimed.deliveries) == 1:
-                await asyncio.sleep(0)  # its first step goes before the next claim: somebody may wait for it alone
+            self._feed(slots, claimed.deliveries)
+            if waited and len(claimed.deliveries) == 1:
+                await asyncio.sleep(0)  # its first step goes before the next claim: somebody may wait for that job alone
             if not self._stopping and (len(claimed.deliveries) < limit or self._took_the_last(claimed)):
                 was_woken = waited <= BRIEF_MS and answered_at - began < waited / 2_000
                 await self._wait(claimed.next_ms, brief=not waited or bool(claimed.deliveries) or was_woken)
@@ -128,6 +125,13 @@ class Claimer:
         if self._laned is not None:  # what a part of it owes would be nobody's for the rest of the lease
             for delivery in await self._laned.owed(self._name):
                 slots.feed([delivery])
+
+    def _feed(self, slots: Slots, deliveries: Sequence[Delivery]) -> None:
+        if self._laned is None:
+            slots.feed(deliveries)
+            return
+        for _, some in groupby(deliveries, _lease):  # nearly always one
+            slots.feed(list(some))
 
     async def rest(self) -> None:
         """Claim nothing, until `stop`: what runs here is brought."""

@@ -62,19 +62,20 @@ def _text(name: str, *, messages: bool) -> str:
     return f"local P = '{_PLACE}'\n" + _PREFIXED.sub(lambda match: f"'{_PLACE}{match[1]}'", whole)
 
 
-class Scripts(dict[str, Script]):
-    """The scripts of a namespace, by name, each made at its first use. The namespace's prefix is written into their constants: putting
-    each key together took longer than using it.
+class Scripts:
+    """The scripts of a namespace. Its prefix is written into their constants: putting each key together took longer than using it.
 
     Args:
         messages: a wake-up is a message on a channel, heard by all who wait, and no marker, which one of them takes.
     """
 
     def __init__(self, prefix: str, *, messages: bool = False) -> None:
-        super().__init__()
         self._prefix = prefix
         self._messages = messages
+        self._made: dict[str, Script] = {}
 
-    def __missing__(self, name: str) -> Script:
-        script = self[name] = Script(_text(name, messages=self._messages).replace(_PLACE, self._prefix))
+    def __getitem__(self, name: str) -> Script:
+        script = self._made.get(name)
+        if script is None:
+            script = self._made[name] = Script(_text(name, messages=self._messages).replace(_PLACE, self._prefix))
         return script

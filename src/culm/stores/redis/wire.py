@@ -97,7 +97,7 @@ class _Group:
 def finishing(commits: Sequence[Commit], leases: Leases, ledger: str) -> list[Word] | None:
     """The words of finish.lua behind the batch's number; None: they are not all plain ends."""
     if commits and commits[0].outcome is None:
-        return None
+        return None  # at once: a send that is alone pays for whatever is made below
     groups: dict[tuple[str, str, Word], _Group] = {}
     lease, queue, keep, granted, group = "", "", _NO_GROUP, _UNKNOWN, _Group()
     for c in commits:
