@@ -223,8 +223,8 @@ def dying_with_parent(*command: str) -> list[str]:
 
 def as_nobody(*command: str) -> list[str]:
     """The same, with no rights if the tests are root's."""
-    nobody = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.getuid() == 0 else []
-    return ["setpriv", *nobody, "--pdeathsig", "KILL", *command]
+    server = dying_with_parent(*command)
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *server] if os.getuid() == 0 else server
 
 
 def give_away(folder: Path) -> None:
