@@ -23,7 +23,9 @@ from culm.stores.postgres.migrate import migrate
 from culm.stores.postgres.store import PostgresStore
 from culm.stores.redis.address import parse
 from culm.stores.redis.cluster import Cluster, partition_of
-from culm.stores.redis.store import RedisStore
+from culm.stores.redis.link import Link
+from culm.stores.redis.scripts import Script, Scripts
+from culm.stores.redis.store import RedisStore, _Ends
 from culm.stores.sqlite.store import SqliteStore
 from culm.testing.conformance import EVERY_FEATURE, Feature
 from tests import servers
@@ -42,6 +44,28 @@ def sqlite(path: Path, clock: Clock) -> FullStore:
 
 def redis(_: Path, clock: Clock) -> FullStore:
     return RedisStore(parse(servers.redis().url), clock=clock)
+
+
+class _SmallGroups(Scripts):
+    """Two jobs that are sent together lie together, three at most."""
+
+    def __getitem__(self, name: str) -> Script:
+        text = super().__getitem__(name).text.decode()
+        return Script(text.replace("MANY, SMALL = 10,", "MANY, SMALL = 2,").replace("TOGETHER = 100", "TOGETHER = 3"))
+
+
+def redis_in_small_groups(_: Path, clock: Clock) -> FullStore:
+    store = RedisStore(parse(servers.redis().url), clock=clock)
+    right = store._ends._make
+
+    def small() -> _Ends:
+        ends = right()
+        assert isinstance(ends.link, Link)
+        ends.link._scripts = _SmallGroups(store.address.prefix)
+        return ends
+
+    store._ends._make = small
+    return store
 
 
 def oldest_redis(_: Path, clock: Clock) -> FullStore:
@@ -108,6 +132,7 @@ SUBJECTS = (
     Subject("sqlite", sqlite),
     Subject("redis", redis, server=True),
     Subject("redis 6.2", oldest_redis, server=True),
+    Subject("redis, small groups", redis_in_small_groups, server=True, slow=True),
     Subject("postgres", postgres, server=True),
     Subject("one partition", one_partition, slow=True),
     Subject("partitions", partitions, PARTED),

@@ -68,6 +68,7 @@ class Scenario:
         await self.do(*(Commit(send=(Job(id=i, task="t", keep_ms=0),)) for i in ("plain", "fails", "again", "root", "twice")))
         await self.do(Commit(send=(Job(id="later", task="t", args=b"\xc5" + bytes(40_000), after_ms=3_600_000, queue="mail", keep_ms=0),)))
         await self.do(Commit(cancel=("never-sent",)))
+        await self.do(Commit(send=tuple(Job(id=f"together{n}", task="t", queue="news", keep_ms=0) for n in range(20))))
         held = (await store.claim(["default"], lease="w/1", limit=5, for_ms=60_000)).deliveries
         fence = {d.job.id: Held(d.job.id, d.lease) for d in held}
         assert await store.extend([fence["plain"]], for_ms=90_000) == ["held"]
@@ -106,6 +107,7 @@ class Scenario:
             if not ends:
                 break
         await store.resume("mail")
+        assert await store.purge("news") == 20
         await store.workers()
         await store.wait(["default", "mail"], for_ms=20)
         await store.wait(["default", "mail"], for_ms=20)

@@ -16,6 +16,7 @@ import hiredis
 
 from culm.errors import StoreUnavailable
 from culm.stores.redis.faults import translated
+from culm.stores.redis.give_way import is_here
 from culm.stores.redis.wire import Word
 
 Reply: TypeAlias = Any  # bytes, int, None, a list of these, or hiredis.ReplyError
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Reply] | Call] = deque()
         self._transport: asyncio.Transport | None = None
         self._fd = -1  # of the socket, where it may be read beside the transport
+        self.is_here = False  # the server is on this machine
         self._waits_since = 0.0
         self.closed = asyncio.Event()
         self.is_open = False
@@ -146,6 +148,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
         self.is_open = True
+        self.is_here = is_here(transport.get_extra_info("peername"))
         if transport.get_extra_info("ssl_object") is None and (plain := transport.get_extra_info("socket")) is not None:
             self._fd = plain.fileno()
 

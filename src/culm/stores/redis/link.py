@@ -19,6 +19,7 @@ from culm.stores.redis.address import Address, Place
 from culm.stores.redis.busy_poll import BusyPoll
 from culm.stores.redis.connection import Connection, Reply, value
 from culm.stores.redis.faults import wants_another_server
+from culm.stores.redis.give_way import GiveWay
 from culm.stores.redis.pace import Pace
 from culm.stores.redis.scripts import Scripts
 from culm.stores.redis.sentinel import Sentinels
@@ -53,6 +54,7 @@ class Link:
         self._connecting: asyncio.Task[Connection] | None = None
         self._scripts = Scripts(self._prefix)
         self._busy_poll = BusyPoll(on=address.busy_poll)
+        self._give_way = GiveWay()
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
@@ -68,7 +70,10 @@ class Link:
         script, connection = self._scripts[name], self._main
         if connection is None or not connection.is_open:
             connection = await self.connection()
-        reply = await connection.ask("EVALSHA", script.sha, 1, self._prefix, *words)
+        asked = connection.ask("EVALSHA", script.sha, 1, self._prefix, *words)
+        if connection.is_here:
+            self._give_way.asked()
+        reply = await asked
         if isinstance(reply, hiredis.ReplyError):
             if _is_unknown(reply):
                 reply = await connection.ask("EVAL", script.text, 1, self._prefix, *words)
@@ -86,6 +91,8 @@ class Link:
             return False
         if not poll:
             connection.tell(then, "EVALSHA", script.sha, 1, self._prefix, *words)
+            if connection.is_here:
+                self._give_way.asked()
             return True
 
         def told(reply: Reply) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from culm.commit import GLOBAL_SCOPE, Held
@@ -178,8 +179,9 @@ class Jobs:
         if state in (None, "open"):
             for lane in await self._link.ask("SMEMBERS", self._prefix + "lanes"):
                 if queue is None or lane[1:] == queue.encode():
-                    members = await self._scan("ZSCAN", f"{self._prefix}q:{lane.decode()}", 2)
-                    ids.update(member[16:] for member in members)
+                    for key in ("q:", "g:"):
+                        members = await self._scan("ZSCAN", f"{self._prefix}{key}{lane.decode()}", 2)
+                        ids.update(chain.from_iterable(member[16:].split(b"\n") for member in members))
         if state in (None, "leased"):
             ids.update(await self._scan("HSCAN", self._prefix + "held", 2))
         if state is None:

@@ -10,7 +10,7 @@ from importlib.resources import files
 _BASE = ("base",)
 _TELL = ("base", "tell", "leases")
 _ROWS = (*_TELL, "rows")
-_SCOPES = (*_ROWS, "scopes")
+_SCOPES = (*_ROWS, "groups", "scopes")
 _ALIVE = "alive"
 
 _NEEDS = {
@@ -30,7 +30,7 @@ _NEEDS = {
     "send_one": (),
     "sweep": _ROWS,
     "view": _ROWS,
-    "waits": _ROWS,
+    "waits": (*_ROWS, "groups"),
     "workers": _BASE,
 }
 

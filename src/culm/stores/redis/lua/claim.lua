@@ -4,23 +4,25 @@
 local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'age'
 ledger = ARGV[6] == '1'
 local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 64, 200 -- of one claim; records in the answer; leases that ran out, of one queue
-local taken, special, size, full = {}, {}, 0, false -- `taken`: ids
+local taken, took, special, size, full = {}, 0, {}, 0, false -- `taken`: ids, and how many
 local lines, lines_of = nil, 0 -- the first so many of these as one text
+local grouped = call('EXISTS', GROUPED) == 1
 
 local function add_special(row)
     local at = #special
-    special[at + 1], special[at + 2], special[at + 3] = #taken, row.attempt, row.expiries
+    special[at + 1], special[at + 2], special[at + 3] = took, row.attempt, row.expiries
     special[at + 4], special[at + 5] = row.fence, string.format('%.0f', row.sent)
 end
 
 local function add(row)
-    taken[#taken + 1] = row.id
+    took = took + 1
+    taken[took] = row.id
     add_special(row)
 end
 
 local function answer(next_ms)
-    local records = #taken > 0 and #taken <= MOST_INLINE and size == 0 and call('HMGET', JOBS, unpack(taken))
-    local ids = lines and lines_of == #taken and lines or table.concat(taken, '\n')
+    local records = took > 0 and took <= MOST_INLINE and size == 0 and call('HMGET', JOBS, unpack(taken))
+    local ids = lines and lines_of == took and lines or table.concat(taken, '\n')
     return { string.format('%.0f', now), next_ms, ids, records or '', special }
 end
 
@@ -35,7 +37,10 @@ local function repeated()
 end
 
 local function sooner(a, b)
-    return a[1] < b[1] or a[1] == b[1] and a[2] < b[2]
+    if a[1] ~= b[1] then
+        return a[1] < b[1]
+    end
+    return a[2] < b[2] or a[2] == b[2] and a[3] < b[3]
 end
 
 -- Of a lease that may be overdue: add to `found` what is, of it only what was asked to stop when there is enough.
@@ -82,7 +87,7 @@ end
 
 local function fits(id)
     size = size + (call('HGET', LARGE, id) or 0)
-    full = size > MOST_BYTES and #taken > 0
+    full = size > MOST_BYTES and took > 0
     return not full
 end
 
@@ -103,7 +108,7 @@ local function overdue(queues)
         if row.cancelled == 1 then
             let_go(row)
             finish(row, 3, CANCELLED, row.keep, entry.lease)
-        elseif #taken < limit and not full and fits(row.id) then
+        elseif took < limit and not full and fits(row.id) then
             let_go(row)
             row.expiries, row.fence, row.special = row.expiries + 1, row.fence + 1, true
             save(row)
@@ -129,25 +134,18 @@ local function overdue(queues)
     end
 end
 
--- The ids of these members, in their order, as many as a claim may carry. Only large records are counted: `large` knows them.
-local function ids_of(some)
-    local ids = {}
-    for i = 1, #some do
-        ids[i] = string.sub(some[i], 17)
-    end
+-- How many of the first `count` ids a claim may carry. Only large records are counted: `large` knows them.
+local function carried(ids, count)
     if call('EXISTS', LARGE) == 1 then
-        for i, bytes in ipairs(ask('HMGET', LARGE, ids, 1, #ids)) do
+        for i, bytes in ipairs(ask('HMGET', LARGE, ids, 1, count)) do
             size = size + (bytes or 0)
-            if size > MOST_BYTES and #taken + i > 1 then
+            if size > MOST_BYTES and took + i > 1 then
                 full = true
-                for rest = #ids, i, -1 do
-                    ids[rest] = nil
-                end
-                break
+                return i - 1
             end
         end
     end
-    return ids
+    return count
 end
 
 -- A job that has a state: claimed before, or in a scope, or released.
@@ -165,7 +163,8 @@ local function grant(ids, queue, from, to)
     local states = call('EXISTS', STATE) == 1 and ask('HMGET', STATE, ids, from, to)
     for i = from, to do
         held[h + 1], held[h + 2], h = ids[i], plain, h + 2
-        taken[#taken + 1] = ids[i]
+        took = took + 1
+        taken[took] = ids[i]
         if states and states[i - from + 1] then
             held[h] = holder('*', lease, queue)
             grant_special(ids[i], states[i - from + 1])
@@ -175,43 +174,80 @@ local function grant(ids, queue, from, to)
     return hold(lease, queue, ids, from, to, now + for_ms)
 end
 
+-- All of one lane, in this order, as one text.
+local function take_all(lane, ids, count)
+    local first = took == 0
+    local text = grant(ids, string.sub(lane, 2), 1, count)
+    lines, lines_of = first and text or nil, took
+end
+
+-- -> whether that was the lane's way to go: not if it has both, groups and others
 local function take_from_one(lane, want)
-    local some = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want)
-    if #some > 0 then
-        local ids, first = ids_of(some), #taken == 0
-        if #ids == 0 then
-            return
+    local some, ids = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want), {}
+    if #some == 0 then
+        local found = grouped and groups_in(lane, want)
+        local count = found and carried(found.ids, math.min(want, found.count)) or 0
+        if count > 0 then
+            take_groups(found, count)
+            take_all(lane, found.ids, count)
         end
-        call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, #ids - 1)
-        local text = grant(ids, string.sub(lane, 2), 1, #ids)
-        lines, lines_of = first and text or nil, #taken
+        return true
+    elseif grouped and call('HEXISTS', GROUPED, lane) == 1 then
+        return false
+    end
+    for i = 1, #some do
+        ids[i] = string.sub(some[i], 17)
+    end
+    local count = carried(ids, #ids)
+    if count > 0 then
+        call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, count - 1)
+        take_all(lane, ids, count)
+    end
+    return true
+end
+
+-- What is due in a lane, for `sooner`: due, `n`, which of its group, id, lane, groups.
+local function add_due(all, lane, want)
+    local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
+    for i = 1, #due, 2 do
+        all[#all + 1] = { tonumber(due[i + 1]), string.sub(due[i], 1, 16), 0, string.sub(due[i], 17), lane }
+    end
+    local found, at = grouped and groups_in(lane, want), 0
+    for i, member in ipairs(found and found.members or {}) do
+        local score, n = tonumber(call('ZSCORE', P .. 'g:' .. lane, member)), string.sub(member, 1, 16)
+        for which = 1, found.ends[i] - at do
+            all[#all + 1] = { score, n, which, found.ids[at + which], lane, found }
+        end
+        at = found.ends[i]
     end
 end
 
 -- The oldest due of several lanes.
 local function take_from_several(lanes, want)
-    local all, some, from = {}, {}, {}
+    local all, ids, from = {}, {}, {}
     for _, lane in ipairs(lanes) do
-        local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
-        for i = 1, #due, 2 do
-            all[#all + 1] = { tonumber(due[i + 1]), due[i], lane }
-        end
+        add_due(all, lane, want)
     end
     table.sort(all, sooner)
     for i = 1, math.min(want, #all) do
-        some[i] = all[i][2]
+        ids[i] = all[i][4]
     end
-    local ids, start = ids_of(some), 1
-    for i = 1, #ids do
-        local lane, following = all[i][3], all[i + 1] and all[i + 1][3]
-        from[lane] = (from[lane] or 0) + 1
-        if i == #ids or string.sub(following, 2) ~= string.sub(lane, 2) then -- a run of one queue
+    local count, start = carried(ids, #ids), 1
+    for i = 1, count do
+        local lane, following = all[i][5], i < count and all[i + 1][5]
+        local lies_in = all[i][6] or lane
+        from[lies_in] = (from[lies_in] or 0) + 1
+        if not following or string.sub(following, 2) ~= string.sub(lane, 2) then -- a run of one queue
             grant(ids, string.sub(lane, 2), start, i)
             start = i + 1
         end
     end
-    for lane, count in pairs(from) do
-        call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, count - 1)
+    for lies_in, so_many in pairs(from) do
+        if type(lies_in) == 'table' then
+            take_groups(lies_in, so_many)
+        else
+            call('ZREMRANGEBYRANK', P .. 'q:' .. lies_in, 0, so_many - 1)
+        end
     end
 end
 
@@ -241,6 +277,9 @@ local function next_due(groups)
     for _, lanes in ipairs(groups) do
         for _, lane in ipairs(lanes) do
             local head = call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')
+            if grouped and call('EXISTS', P .. 'g:' .. lane) == 1 then
+                head = { '', now }
+            end
             if head[2] and tonumber(head[2]) < first then
                 first, lane_of_first = tonumber(head[2]), lane
             end
@@ -278,16 +317,14 @@ if not in_grace(for_ms) then
 end
 local groups = groups_of(queues)
 for _, lanes in ipairs(groups) do
-    local want = limit - #taken
+    local want = limit - took
     if want > 0 and not full then
-        if #lanes == 1 then
-            take_from_one(lanes[1], want)
-        else
+        if #lanes > 1 or not take_from_one(lanes[1], want) then
             take_from_several(lanes, want)
         end
     end
 end
-if #taken > 0 or limit == 0 then -- of nothing: whatever this claimer asked before and is yet to arrive is too late
+if took > 0 or limit == 0 then -- of nothing: whatever this claimer asked before and is yet to arrive is too late
     call('SET', P .. 'c:' .. (claimer or ''), lease, 'PX', ANSWERS_MS)
 end
 local next_ms = next_due(groups)

@@ -2,6 +2,21 @@
 -- -> how many were; less than the limit: all. Of more than the limit, those of one lane go before the next.
 local members, limit = {}, tonumber(ARGV[4])
 ledger = ARGV[3] == '1'
+
+local function of_groups(lane)
+    local found, at = groups_in(lane, limit - #members), 0
+    if found then
+        local count = math.min(found.count, limit - #members)
+        for i = 1, #found.members do
+            for used = 0, math.min(count, found.ends[i]) - at - 1 do
+                members[#members + 1] = later(found.members[i], used) .. found.ids[at + used + 1]
+            end
+            at = found.ends[i]
+        end
+        take_groups(found, count)
+    end
+end
+
 for priority = 9, 0, -1 do
     if #members < limit then
         local lane = P .. 'q:' .. priority .. ARGV[2]
@@ -10,10 +25,13 @@ for priority = 9, 0, -1 do
             call('ZREM', lane, member) -- here: a broken record does not know its lane
         end
     end
+    if #members < limit then
+        of_groups(priority .. ARGV[2])
+    end
 end
 table.sort(members)
 for _, member in ipairs(members) do
-    cancel(string.sub(member, 17))
+    cancel(string.sub(member, 17), true)
 end
 ring_told()
 return #members

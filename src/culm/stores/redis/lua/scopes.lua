@@ -47,6 +47,7 @@ local function release(id)
         row.again = 1
         save(row)
     elseif row.due > now then
+        leave_group(row) -- if the server's clock went back
         open_at(row, now)
         save(row)
     end
@@ -150,7 +151,8 @@ local function finish(row, kind, outcome, keep, lease)
     end
 end
 
-local function cancel(id)
+-- `left`: it is in no group any more.
+local function cancel(id, left)
     local row = row_of(id)
     if not row then
         call('ZADD', TOMBS, now + TOMBSTONE_MS, id)
@@ -158,7 +160,9 @@ local function cancel(id)
         row.cancelled = 1
         save(row)
     elseif not row.finished then
-        call('ZREM', P .. 'q:' .. row.lane, row.n .. id)
+        if call('ZREM', P .. 'q:' .. row.lane, row.n .. id) == 0 and not left then
+            leave_group(row)
+        end
         finish(row, 3, CANCELLED, row.keep, '')
     end
 end

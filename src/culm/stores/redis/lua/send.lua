@@ -2,7 +2,7 @@
 -- ARGV: now, client, number, '1' if no job can have one of these ids, commits, jobs (n), their ids (n), tails of their records (n), then
 -- for each group of these, in that order: lane, its queue, due after ('-': a release), due at, how many
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
-local MANY, SMALL = 10, 128 -- new members that are worth three calls; a server keeps a list no longer than that
+local MANY, SMALL = 10, 128 -- new members that are worth a few calls; a server keeps a list no longer than that
 local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[6])
 local known = call('GET', client)
 local last, answered = string.match(known or '', '^(%d+) (%a*)$')
@@ -32,16 +32,13 @@ for i = 1, n do
     records[2 * i - 1], records[2 * i] = ARGV[6 + i], head .. ARGV[6 + n + i]
 end
 many('HSET', JOBS, records, 1, 2 * n)
-local i = 7
-for at = 7 + 2 * n, #ARGV, 5 do
-    local lane, queue, after, members, m = ARGV[at], ARGV[at + 1], ARGV[at + 2], {}, 0
-    local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
-    local score = due == INF and 'inf' or string.format('%.0f', due)
-    for _ = 1, ARGV[at + 4] do
+
+-- `n` and id of each.
+local function add_each(lane, score, first, last)
+    local key, members, m = P .. 'q:' .. lane, {}, 0
+    for i = first, last do
         members[m + 1], members[m + 2], m = score, seq .. string.sub(ARGV[i + n], 1, 4) .. ARGV[i], m + 2
-        i = i + 1
     end
-    local key = P .. 'q:' .. lane
     local small = m >= 2 * MANY and call('ZCARD', key) < SMALL
     if small then -- a small sorted set is a list, which is walked for each member, until one is longer than its server likes
         call('ZADD', key, 'inf', ROOMY)
@@ -50,9 +47,32 @@ for at = 7 + 2 * n, #ARGV, 5 do
     if small then
         call('ZREM', key, ROOMY)
     end
+end
+
+local function add_together(lane, score, first, last)
+    for i = first, last, TOGETHER do
+        call('ZADD', P .. 'g:' .. lane, score, seq .. string.sub(ARGV[i + n], 1, 4) .. table.concat(ARGV, '\n', i, math.min(i + TOGETHER - 1, last)))
+    end
+    call('HINCRBY', GROUPED, lane, last - first + 1)
+end
+
+local lots, due_now, first = {}, {}, 7 -- `due_now`: how many lots of a lane are; of several, the jobs are not in order
+for at = 7 + 2 * n, #ARGV, 5 do
+    local lane, after, last = ARGV[at], ARGV[at + 2], first + ARGV[at + 4] - 1
+    local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
+    lots[#lots + 1] = { lane = lane, queue = ARGV[at + 1], due = due, first = first, last = last }
+    if due == now then
+        due_now[lane] = (due_now[lane] or 0) + 1
+    end
+    first = last + 1
+end
+for _, lot in ipairs(lots) do
+    local lane, due, many_now = lot.lane, lot.due, lot.due == now and lot.last - lot.first + 1 >= MANY
+    local add = many_now and due_now[lane] == 1 and add_together or add_each
+    add(lane, due == INF and 'inf' or string.format('%.0f', due), lot.first, lot.last)
     call('SADD', LANES, lane)
     if due < INF then
-        ring(queue)
+        ring(lot.queue)
     end
 end
 local answers = string.rep('a', tonumber(ARGV[5]))

@@ -58,7 +58,7 @@ for _, root in ipairs(over(SCOPES)) do
     call('UNLINK', key)
 end
 for _, lane in ipairs(call('SRANDMEMBER', LANES, 10)) do -- a name that nobody uses any more
-    if call('EXISTS', P .. 'q:' .. lane, P .. 'u:' .. string.sub(lane, 2)) == 0 then
+    if call('EXISTS', P .. 'q:' .. lane, P .. 'g:' .. lane, P .. 'u:' .. string.sub(lane, 2)) == 0 then
         call('SREM', LANES, lane)
         call('UNLINK', P .. 'm:' .. string.sub(lane, 2))
     end

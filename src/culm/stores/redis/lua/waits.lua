@@ -1,15 +1,60 @@
 -- What stands between a job and its next start. ARGV: now, id, scopes...
 -- -> how many of its queue are claimed before it ('': it is not open, or waits for a release), then for each trigger that has not fired:
 --    scope, need, reached, and of each topic that is not reached: topic, how many events reach it, how many there are
+local MOST_COUNTED = 1000 -- one by one
 local id, answers = ARGV[2], { '' }
 local row = row_of(id)
 if not row or row.finished then
     return answers
 end
+
+-- How many jobs the first so many groups have; of many, about.
+local function sum(key, groups, jobs)
+    if groups > MOST_COUNTED / 10 then
+        return math.floor(jobs * groups / call('ZCARD', key))
+    end
+    local count = 0
+    for _, member in ipairs(groups > 0 and call('ZRANGE', key, 0, groups - 1) or {}) do
+        count = count + 1 + select(2, string.gsub(member, '\n', ''))
+    end
+    return count
+end
+
+-- How many of its own lane are before it that do not lie in groups.
+local function singles_ahead()
+    local key, due = P .. 'q:' .. row.lane, string.format('%.0f', row.due)
+    local ahead = call('ZRANK', key, row.n .. id)
+    if ahead then
+        return ahead
+    end
+    ahead = call('ZCOUNT', key, '-inf', '(' .. due)
+    for _, member in ipairs(call('ZRANGEBYSCORE', key, due, due, 'LIMIT', 0, MOST_COUNTED)) do
+        ahead = ahead + (string.sub(member, 1, 16) < row.n and 1 or 0)
+    end
+    return ahead
+end
+
+-- How many of its own lane are before it that do. Those of many groups are not counted one by one.
+local function grouped_ahead()
+    local jobs = tonumber(call('HGET', GROUPED, row.lane))
+    if not jobs then
+        return 0
+    end
+    local key, ids = members_of(row.lane), {}
+    local before, last = members_until(row.lane, row.due, row.n)
+    for i = 1, last and unfold(last, ids, 0) or 0 do
+        if ids[i] == id then
+            return i - 1 + sum(key, before - 1, jobs)
+        end
+    end
+    return sum(key, before, jobs)
+end
+
 if not row.lease and row.due < INF then
-    local ahead, moment = call('ZRANK', P .. 'q:' .. row.lane, row.n .. id) or 0, string.format('%.0f', math.max(now, row.due))
+    local ahead, moment = singles_ahead() + grouped_ahead(), string.format('%.0f', math.max(now, row.due))
     for priority = tonumber(string.sub(row.lane, 1, 1)) + 1, 9 do
-        ahead = ahead + call('ZCOUNT', P .. 'q:' .. priority .. row.queue, '-inf', moment)
+        local lane = priority .. row.queue
+        ahead = ahead + call('ZCOUNT', P .. 'q:' .. lane, '-inf', moment) + (call('HGET', GROUPED, lane) or 0)
     end
     answers[1] = ahead
 end
