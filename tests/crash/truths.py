@@ -119,8 +119,8 @@ class Redis:
     def unfinished(self) -> int:
         keys = [f"{self._prefix}q:{lane.decode()}" for lane in self._server.read("SMEMBERS", self._prefix + "lanes")]
         held = [job_id for job_id in self._server.read("HKEYS", self._prefix + "held") if job_id]
-        grouped = sum(int(count) for count in self._server.read("HVALS", self._prefix + "grouped"))
-        return len(held) + grouped + sum(int(self._server.read("ZCARD", key)) for key in keys)
+        bundled = sum(int(count) for count in self._server.read("HVALS", self._prefix + "bundled"))
+        return len(held) + bundled + sum(int(self._server.read("ZCARD", key)) for key in keys)
 
     def finished(self) -> int:
         return int(self._server.read("LLEN", self._prefix + "ledger"))

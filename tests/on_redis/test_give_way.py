@@ -79,6 +79,18 @@ def test_pauses_grow_and_begin_anew_when_strangers_are_gone(machine: Machine) ->
     assert pause_s() == pytest.approx(FIRST_PAUSE_S, abs=0.01)
 
 
+def test_a_stranger_who_comes_and_goes_gets_little(machine: Machine) -> None:
+    """Each third yield meets him."""
+    polite, began, lost = GiveWay(), machine.now, 0.0
+    while machine.now < began + 600:
+        machine.away_s = 2 * STRANGER_S if machine.yields % 3 == 2 else 0.0
+        before = machine.now
+        polite.asked()
+        lost += machine.now - before
+        machine.now += 0.001
+    assert lost < 0.001 * 600
+
+
 @pytest.mark.parametrize("peer", [("127.0.0.1", 6379), ("127.8.0.1", 6379), ("::1", 6379, 0, 0), "/run/redis.sock", b"\0abstract"])
 def test_what_is_here(peer: object) -> None:
     assert is_here(peer)

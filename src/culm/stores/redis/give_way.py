@@ -49,6 +49,6 @@ def is_here(peer: object) -> bool:
     if not isinstance(peer, tuple):
         return isinstance(peer, str | bytes)
     try:
-        return ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_loopback
+        return ipaddress.ip_address(peer[0]).is_loopback
     except ValueError:
         return False

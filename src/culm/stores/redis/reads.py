@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 from culm.commit import GLOBAL_SCOPE, Held
@@ -18,6 +17,7 @@ from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
 PAGE = 200  # jobs of one look
+BUNDLES = 50  # of one look, of a hundred jobs each
 _STATES: dict[bytes, State] = {b"1": "succeeded", b"2": "failed", b"3": "cancelled", b"4": "expired", b"5": "lost"}
 _DEAD = ("failed", "lost")
 
@@ -179,9 +179,9 @@ class Jobs:
         if state in (None, "open"):
             for lane in await self._link.ask("SMEMBERS", self._prefix + "lanes"):
                 if queue is None or lane[1:] == queue.encode():
-                    for key in ("q:", "g:"):
-                        members = await self._scan("ZSCAN", f"{self._prefix}{key}{lane.decode()}", 2)
-                        ids.update(chain.from_iterable(member[16:].split(b"\n") for member in members))
+                    members = await self._scan("ZSCAN", f"{self._prefix}q:{lane.decode()}", 2)
+                    ids.update(member[16:] for member in members)
+                    ids.update(await self._bundled(f"{self._prefix}g:{lane.decode()}"))
         if state in (None, "leased"):
             ids.update(await self._scan("HSCAN", self._prefix + "held", 2))
         if state is None:
@@ -190,6 +190,21 @@ class Jobs:
             for together in await self._scan("ZSCAN", self._prefix + "expire", 2):
                 ids.update(together.split(b"\n"))
         return [job_id.decode() for job_id in ids if job_id]  # `held` has a field without a name
+
+    async def _bundled(self, key: str) -> list[bytes]:
+        """In order: who claims takes from the front, and puts back what is left of a member no further to it."""
+        found, least, before, asked = list[bytes](), b"-inf", b"", BUNDLES
+        while True:
+            some = await self._link.ask("ZRANGEBYSCORE", key, least, "+inf", "WITHSCORES", "LIMIT", 0, asked)
+            for member, due in zip(some[::2], some[1::2], strict=True):
+                if due != least:
+                    least, before = due, b""
+                if member[:16] > before:
+                    found += member[16:].split(b"\n")
+                    before = member[:16]
+            if len(some) < 2 * asked:
+                return found
+            asked = some[1::2].count(least) + BUNDLES  # those of `least` come again
 
     async def _scan(self, command: str, key: str, step: int) -> list[bytes]:
         cursor, found = b"0", list[bytes]()

@@ -10,14 +10,14 @@ from importlib.resources import files
 _BASE = ("base",)
 _TELL = ("base", "tell", "leases")
 _ROWS = (*_TELL, "rows")
-_SCOPES = (*_ROWS, "groups", "scopes")
+_SCOPES = (*_ROWS, "bundles", "scopes")
 _ALIVE = "alive"
 
 _NEEDS = {
-    "arm": _BASE,
+    "arm": (*_BASE, "bundles"),
     "claim": (*_SCOPES, _ALIVE),
     "commit": _SCOPES,
-    "counts": _BASE,
+    "counts": (*_BASE, "bundles"),
     "discard": _BASE,
     "extend": (*_ROWS, _ALIVE),
     "finish": _TELL,
@@ -30,7 +30,7 @@ _NEEDS = {
     "send_one": (),
     "sweep": _ROWS,
     "view": _ROWS,
-    "waits": (*_ROWS, "groups"),
+    "waits": (*_ROWS, "bundles"),
     "workers": _BASE,
 }
 

@@ -3,12 +3,12 @@
 local call = redis.call
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'letters', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
-local LARGE, REPLAYS, GROUPED = P .. 'large', P .. 'replays', P .. 'grouped'
+local LARGE, REPLAYS, BUNDLED = P .. 'large', P .. 'replays', P .. 'bundled'
 local RECORD, HEAD_FROM = '\148\207', 31 -- how a record begins, and where its head does: records.py
 local INF, CHUNK = math.huge, 4000 -- `unpack` ends near 8,000 values
 -- A small hash is a list, whose fields are searched one by one, until a value is longer than its server likes. No id is empty.
 local LISTLESS, ROOMY = '', '------------------------------------------------------------------------------------------------'
-local TOGETHER = 100 -- ids of jobs that were sent together: one member of `g:<lane>`; that ended together and are kept equally long: one of `expire`; a line each
+local TOGETHER = 100 -- ids, a line each: one member of `g:` for jobs that were sent together, of `expire` for jobs that ended together
 local ANSWERS_MS = '86400000' -- a client or claimer that is silent for longer cannot ask for its last answer again
 
 local now = tonumber(ARGV[1])

@@ -6,7 +6,7 @@ ledger = ARGV[6] == '1'
 local MOST_BYTES, MOST_INLINE, MOST_LEASES = 16777216, 64, 200 -- of one claim; records in the answer; leases that ran out, of one queue
 local taken, took, special, size, full = {}, 0, {}, 0, false -- `taken`: ids, and how many
 local lines, lines_of = nil, 0 -- the first so many of these as one text
-local grouped = call('EXISTS', GROUPED) == 1
+local bundled = call('EXISTS', BUNDLED) == 1
 
 local function add_special(row)
     local at = #special
@@ -37,10 +37,7 @@ local function repeated()
 end
 
 local function sooner(a, b)
-    if a[1] ~= b[1] then
-        return a[1] < b[1]
-    end
-    return a[2] < b[2] or a[2] == b[2] and a[3] < b[3]
+    return a[1] < b[1] or a[1] == b[1] and a[2] < b[2]
 end
 
 -- Of a lease that may be overdue: add to `found` what is, of it only what was asked to stop when there is enough.
@@ -181,20 +178,8 @@ local function take_all(lane, ids, count)
     lines, lines_of = first and text or nil, took
 end
 
--- -> whether that was the lane's way to go: not if it has both, groups and others
-local function take_from_one(lane, want)
+local function take_singles(lane, want)
     local some, ids = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want), {}
-    if #some == 0 then
-        local found = grouped and groups_in(lane, want)
-        local count = found and carried(found.ids, math.min(want, found.count)) or 0
-        if count > 0 then
-            take_groups(found, count)
-            take_all(lane, found.ids, count)
-        end
-        return true
-    elseif grouped and call('HEXISTS', GROUPED, lane) == 1 then
-        return false
-    end
     for i = 1, #some do
         ids[i] = string.sub(some[i], 17)
     end
@@ -203,20 +188,28 @@ local function take_from_one(lane, want)
         call('ZREMRANGEBYRANK', P .. 'q:' .. lane, 0, count - 1)
         take_all(lane, ids, count)
     end
-    return true
 end
 
--- What is due in a lane, for `sooner`: due, `n`, which of its group, id, lane, groups.
+local function take_from_bundles(lane, want)
+    local found = bundles_in(lane, want, now)
+    local count = found and carried(found.ids, found.count) or 0
+    if count > 0 then
+        take_bundles(found, count)
+        take_all(lane, found.ids, count)
+    end
+end
+
+-- What is due in a lane, for `sooner`: due, `n`, id, lane, bundles.
 local function add_due(all, lane, want)
     local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
     for i = 1, #due, 2 do
-        all[#all + 1] = { tonumber(due[i + 1]), string.sub(due[i], 1, 16), 0, string.sub(due[i], 17), lane }
+        all[#all + 1] = { tonumber(due[i + 1]), string.sub(due[i], 1, 16), string.sub(due[i], 17), lane }
     end
-    local found, at = grouped and groups_in(lane, want), 0
+    local found, at = bundled and bundles_in(lane, want, now), 0
     for i, member in ipairs(found and found.members or {}) do
-        local score, n = tonumber(call('ZSCORE', P .. 'g:' .. lane, member)), string.sub(member, 1, 16)
-        for which = 1, found.ends[i] - at do
-            all[#all + 1] = { score, n, which, found.ids[at + which], lane, found }
+        local score = tonumber(found.dues[i])
+        for place = 0, found.ends[i] - at - 1 do
+            all[#all + 1] = { score, later(member, place), found.ids[at + place + 1], lane, found }
         end
         at = found.ends[i]
     end
@@ -230,12 +223,12 @@ local function take_from_several(lanes, want)
     end
     table.sort(all, sooner)
     for i = 1, math.min(want, #all) do
-        ids[i] = all[i][4]
+        ids[i] = all[i][3]
     end
     local count, start = carried(ids, #ids), 1
     for i = 1, count do
-        local lane, following = all[i][5], i < count and all[i + 1][5]
-        local lies_in = all[i][6] or lane
+        local lane, following = all[i][4], i < count and all[i + 1][4]
+        local lies_in = all[i][5] or lane
         from[lies_in] = (from[lies_in] or 0) + 1
         if not following or string.sub(following, 2) ~= string.sub(lane, 2) then -- a run of one queue
             grant(ids, string.sub(lane, 2), start, i)
@@ -244,10 +237,21 @@ local function take_from_several(lanes, want)
     end
     for lies_in, so_many in pairs(from) do
         if type(lies_in) == 'table' then
-            take_groups(lies_in, so_many)
+            take_bundles(lies_in, so_many)
         else
             call('ZREMRANGEBYRANK', P .. 'q:' .. lies_in, 0, so_many - 1)
         end
+    end
+end
+
+local function take_from(lanes, want)
+    local lane = lanes[1]
+    if #lanes == 1 and not (bundled and call('EXISTS', P .. 'g:' .. lane) == 1) then
+        take_singles(lane, want)
+    elseif #lanes == 1 and call('ZCOUNT', P .. 'q:' .. lane, '-inf', now) == 0 then
+        take_from_bundles(lane, want)
+    else
+        take_from_several(lanes, want)
     end
 end
 
@@ -277,11 +281,9 @@ local function next_due(groups)
     for _, lanes in ipairs(groups) do
         for _, lane in ipairs(lanes) do
             local head = call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')
-            if grouped and call('EXISTS', P .. 'g:' .. lane) == 1 then
-                head = { '', now }
-            end
-            if head[2] and tonumber(head[2]) < first then
-                first, lane_of_first = tonumber(head[2]), lane
+            local due = math.min(tonumber(head[2]) or INF, bundled and bundles_due(lane) or INF)
+            if due < first then
+                first, lane_of_first = due, lane
             end
         end
     end
@@ -319,9 +321,7 @@ local groups = groups_of(queues)
 for _, lanes in ipairs(groups) do
     local want = limit - took
     if want > 0 and not full then
-        if #lanes > 1 or not take_from_one(lanes[1], want) then
-            take_from_several(lanes, want)
-        end
+        take_from(lanes, want)
     end
 end
 if took > 0 or limit == 0 then -- of nothing: whatever this claimer asked before and is yet to arrive is too late

@@ -3,17 +3,16 @@
 local members, limit = {}, tonumber(ARGV[4])
 ledger = ARGV[3] == '1'
 
-local function of_groups(lane)
-    local found, at = groups_in(lane, limit - #members), 0
+local function purge_bundles(lane)
+    local found, at = bundles_in(lane, limit - #members, '+inf'), 0
     if found then
-        local count = math.min(found.count, limit - #members)
-        for i = 1, #found.members do
-            for used = 0, math.min(count, found.ends[i]) - at - 1 do
-                members[#members + 1] = later(found.members[i], used) .. found.ids[at + used + 1]
+        for i, member in ipairs(found.members) do
+            for place = 0, found.ends[i] - at - 1 do
+                members[#members + 1] = later(member, place) .. found.ids[at + place + 1]
             end
             at = found.ends[i]
         end
-        take_groups(found, count)
+        take_bundles(found, found.count)
     end
 end
 
@@ -26,7 +25,7 @@ for priority = 9, 0, -1 do
         end
     end
     if #members < limit then
-        of_groups(priority .. ARGV[2])
+        purge_bundles(priority .. ARGV[2])
     end
 end
 table.sort(members)

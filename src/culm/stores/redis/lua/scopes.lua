@@ -47,7 +47,7 @@ local function release(id)
         row.again = 1
         save(row)
     elseif row.due > now then
-        leave_group(row) -- if the server's clock went back
+        leave_bundle(row) -- if the server's clock went back
         open_at(row, now)
         save(row)
     end
@@ -151,7 +151,7 @@ local function finish(row, kind, outcome, keep, lease)
     end
 end
 
--- `left`: it is in no group any more.
+-- `left`: it is in no bundle any more.
 local function cancel(id, left)
     local row = row_of(id)
     if not row then
@@ -161,7 +161,7 @@ local function cancel(id, left)
         save(row)
     elseif not row.finished then
         if call('ZREM', P .. 'q:' .. row.lane, row.n .. id) == 0 and not left then
-            leave_group(row)
+            leave_bundle(row)
         end
         finish(row, 3, CANCELLED, row.keep, '')
     end

@@ -49,30 +49,29 @@ local function add_each(lane, score, first, last)
     end
 end
 
-local function add_together(lane, score, first, last)
-    for i = first, last, TOGETHER do
-        call('ZADD', P .. 'g:' .. lane, score, seq .. string.sub(ARGV[i + n], 1, 4) .. table.concat(ARGV, '\n', i, math.min(i + TOGETHER - 1, last)))
-    end
-    call('HINCRBY', GROUPED, lane, last - first + 1)
+local function place_of(i)
+    return tonumber(string.sub(ARGV[i + n], 1, 4), 16)
 end
 
-local lots, due_now, first = {}, {}, 7 -- `due_now`: how many lots of a lane are; of several, the jobs are not in order
-for at = 7 + 2 * n, #ARGV, 5 do
-    local lane, after, last = ARGV[at], ARGV[at + 2], first + ARGV[at + 4] - 1
-    local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
-    lots[#lots + 1] = { lane = lane, queue = ARGV[at + 1], due = due, first = first, last = last }
-    if due == now then
-        due_now[lane] = (due_now[lane] or 0) + 1
+local function add_bundles(lane, score, first, last)
+    for i = first, last, TOGETHER do
+        local ids = table.concat(ARGV, '\n', i, math.min(i + TOGETHER - 1, last))
+        call('ZADD', P .. 'g:' .. lane, score, seq .. string.sub(ARGV[i + n], 1, 4) .. ids)
     end
-    first = last + 1
+    call('HINCRBY', BUNDLED, lane, last - first + 1)
 end
-for _, lot in ipairs(lots) do
-    local lane, due, many_now = lot.lane, lot.due, lot.due == now and lot.last - lot.first + 1 >= MANY
-    local add = many_now and due_now[lane] == 1 and add_together or add_each
-    add(lane, due == INF and 'inf' or string.format('%.0f', due), lot.first, lot.last)
+
+local first = 7
+for at = 7 + 2 * n, #ARGV, 5 do
+    local lane, queue, after, last = ARGV[at], ARGV[at + 1], ARGV[at + 2], first + ARGV[at + 4] - 1
+    local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
+    local in_bundles = due == now and last - first + 1 >= MANY and place_of(last) - place_of(first) == last - first -- none is between them
+    local add = in_bundles and add_bundles or add_each
+    add(lane, due == INF and 'inf' or string.format('%.0f', due), first, last)
+    first = last + 1
     call('SADD', LANES, lane)
     if due < INF then
-        ring(lot.queue)
+        ring(queue)
     end
 end
 local answers = string.rep('a', tonumber(ARGV[5]))

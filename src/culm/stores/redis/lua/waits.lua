@@ -8,19 +8,7 @@ if not row or row.finished then
     return answers
 end
 
--- How many jobs the first so many groups have; of many, about.
-local function sum(key, groups, jobs)
-    if groups > MOST_COUNTED / 10 then
-        return math.floor(jobs * groups / call('ZCARD', key))
-    end
-    local count = 0
-    for _, member in ipairs(groups > 0 and call('ZRANGE', key, 0, groups - 1) or {}) do
-        count = count + 1 + select(2, string.gsub(member, '\n', ''))
-    end
-    return count
-end
-
--- How many of its own lane are before it that do not lie in groups.
+-- How many of its own lane are before it that are in no bundle.
 local function singles_ahead()
     local key, due = P .. 'q:' .. row.lane, string.format('%.0f', row.due)
     local ahead = call('ZRANK', key, row.n .. id)
@@ -34,27 +22,20 @@ local function singles_ahead()
     return ahead
 end
 
--- How many of its own lane are before it that do. Those of many groups are not counted one by one.
-local function grouped_ahead()
-    local jobs = tonumber(call('HGET', GROUPED, row.lane))
-    if not jobs then
-        return 0
+-- How many of its own lane are before it that are in bundles. Of many bundles, about.
+local function bundled_ahead()
+    local count, last = bundles_until(row.lane, row.due, row.n)
+    if last then
+        return jobs_between(row.lane, 0, count - 2) + math.min(unfold(last, {}, 0), place_after(last, row.n))
     end
-    local key, ids = members_of(row.lane), {}
-    local before, last = members_until(row.lane, row.due, row.n)
-    for i = 1, last and unfold(last, ids, 0) or 0 do
-        if ids[i] == id then
-            return i - 1 + sum(key, before - 1, jobs)
-        end
-    end
-    return sum(key, before, jobs)
+    return jobs_between(row.lane, 0, count - 1)
 end
 
 if not row.lease and row.due < INF then
-    local ahead, moment = singles_ahead() + grouped_ahead(), string.format('%.0f', math.max(now, row.due))
+    local ahead, moment = singles_ahead() + bundled_ahead(), string.format('%.0f', math.max(now, row.due))
     for priority = tonumber(string.sub(row.lane, 1, 1)) + 1, 9 do
         local lane = priority .. row.queue
-        ahead = ahead + call('ZCOUNT', P .. 'q:' .. lane, '-inf', moment) + (call('HGET', GROUPED, lane) or 0)
+        ahead = ahead + call('ZCOUNT', P .. 'q:' .. lane, '-inf', moment) + bundled_until(lane, moment)
     end
     answers[1] = ahead
 end
