@@ -215,6 +215,35 @@ async def test_of_many_bundles_about_how_many_are_ahead(server: RedisServer) -> 
         await store.close()
 
 
+@pytest.mark.parametrize("count", [30, 9_999])
+async def test_a_wrong_count_loses_nobody(count: int, server: RedisServer) -> None:
+    store = RedisStore(parse(server.url))
+    try:
+        await store.commit([Commit(send=tuple(Job(id=f"j{n:03}", task="t") for n in range(250)))], batch=("app", 1))
+        server.ask("HSET", store.address.prefix + "bundled", "5default", str(count))
+        granted = []
+        for number in range(12):
+            claimed = await store.claim(["default"], lease=f"w/{number}", limit=30, for_ms=9_000)
+            granted += [d.job.id for d in claimed.deliveries]
+            await store.counts()
+        assert granted == [f"j{n:03}" for n in range(250)]
+    finally:
+        await store.close()
+
+
+async def test_a_lane_that_an_earlier_version_forgot_is_claimed_and_remembered(server: RedisServer) -> None:
+    """It knows no bundles, and so its sweep takes the lane for unused."""
+    store = RedisStore(parse(server.url))
+    try:
+        await store.commit([Commit(send=tuple(Job(id=f"j{n:03}", task="t") for n in range(20)))], batch=("app", 1))
+        server.ask("SREM", store.address.prefix + "lanes", "5default")
+        assert len((await store.claim(["default"], lease="w/1", limit=5, for_ms=9_000)).deliveries) == 5
+        await store.sweep()
+        assert [(c.queue, c.ready) for c in await store.counts()] == [("default", 15)]
+    finally:
+        await store.close()
+
+
 async def test_what_a_claim_looked_at_and_did_not_take_stays(server: RedisServer) -> None:
     """Of a bundle that was looked at for three, two are taken behind another lane's single job."""
     store = RedisStore(parse(server.url), clock=ManualClock())

@@ -30,6 +30,10 @@ end
 local function unbundle(lane, count)
     if call('HINCRBY', BUNDLED, lane, -count) <= 0 then
         call('HDEL', BUNDLED, lane)
+        local left = call('ZCARD', bundles_of(lane))
+        if left > 0 then
+            call('HSET', BUNDLED, lane, left) -- somebody else changed the count: no lane is lost for that
+        end
     end
 end
 
@@ -75,7 +79,7 @@ end
 local function jobs_between(lane, from, to)
     local key, count = bundles_of(lane), 0
     if to - from >= MOST_READ then
-        return math.floor(call('HGET', BUNDLED, lane) * (to - from + 1) / call('ZCARD', key) + 0.5)
+        return math.floor((call('HGET', BUNDLED, lane) or 0) * (to - from + 1) / call('ZCARD', key) + 0.5)
     end
     for _, member in ipairs(from <= to and call('ZRANGE', key, from, to) or {}) do
         count = count + 1 + select(2, string.gsub(member, '\n', ''))
@@ -90,6 +94,7 @@ local function bundled_until(lane, until_ms)
         return 0, 0
     end
     local late_from, members = call('ZCOUNT', bundles_of(lane), '-inf', until_ms), call('ZCARD', bundles_of(lane))
+    jobs = members > 0 and jobs or 0
     local late = late_from < members and jobs_between(lane, late_from, members - 1) or 0
     return jobs - late, late
 end
@@ -125,7 +130,7 @@ end
 
 -- An open job leaves its bundle, if it is in one.
 local function leave_bundle(row)
-    if call('HEXISTS', BUNDLED, row.lane) == 0 then
+    if call('EXISTS', bundles_of(row.lane)) == 0 then
         return
     end
     local _, member = bundles_until(row.lane, row.due, row.n)

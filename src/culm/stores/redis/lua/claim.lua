@@ -263,8 +263,9 @@ local function groups_of(queues)
             names[#names + 1] = priority .. queue
         end
     end
+    local has_bundles = bundled and ask('HMGET', BUNDLED, names, 1, #names) or {} -- an earlier version forgets lanes that have nothing else
     for i, known in ipairs(ask('SMISMEMBER', LANES, names, 1, #names)) do
-        if known == 1 then
+        if known == 1 or has_bundles[i] then
             local group = by_age and 1 or string.sub(names[i], 1, 1)
             if #groups == 0 or groups[#groups].is ~= group then
                 groups[#groups + 1] = { is = group }

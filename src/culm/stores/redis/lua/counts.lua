@@ -24,7 +24,7 @@ for queue, q in pairs(queues) do
     end
     if q.paused or q.ready + q.delayed + q.waiting + leased > 0 then
         answers[#answers + 1] = { queue, q.paused and 1 or 0, q.ready, q.delayed, q.waiting, leased,
-            q.ready > 0 and string.format('%.0f', now - q.oldest) or '' }
+            q.ready > 0 and q.oldest < INF and string.format('%.0f', now - q.oldest) or '' }
     end
 end
 return answers

@@ -57,6 +57,9 @@ for _, root in ipairs(over(SCOPES)) do
     end
     call('UNLINK', key)
 end
+for _, lane in ipairs(call('HKEYS', BUNDLED)) do
+    call('SADD', LANES, lane) -- an earlier version knows no bundles, and forgot it
+end
 for _, lane in ipairs(call('SRANDMEMBER', LANES, 10)) do -- a name that nobody uses any more
     if call('EXISTS', P .. 'q:' .. lane, P .. 'g:' .. lane, P .. 'u:' .. string.sub(lane, 2)) == 0 then
         call('SREM', LANES, lane)
