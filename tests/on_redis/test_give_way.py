@@ -67,16 +67,27 @@ def test_pauses_grow_and_begin_anew_when_strangers_are_gone(machine: Machine) ->
     polite = GiveWay()
     machine.away_s = 2 * STRANGER_S
     polite.asked()
+    polite.asked()
     first, *_, last = [pause_s() for _ in range(8)]
     assert first == pytest.approx(FIRST_PAUSE_S, abs=0.01)
     assert last == pytest.approx(LONGEST_PAUSE_S, abs=0.01)
     machine.now += LONGEST_PAUSE_S
-    machine.away_s = 0.0
+    machine.away_s = STRANGER_S / 2
     for _ in range(IN_A_ROW):
         polite.asked()
     machine.away_s = 2 * STRANGER_S
     polite.asked()
+    polite.asked()
     assert pause_s() == pytest.approx(FIRST_PAUSE_S, abs=0.01)
+
+
+def test_a_slow_moment_is_no_stranger(machine: Machine) -> None:
+    """Each tenth yield is long, and the others serve the server."""
+    polite = GiveWay()
+    for n in range(1_000):
+        machine.away_s = 2 * STRANGER_S if n % 10 == 9 else STRANGER_S / 2
+        polite.asked()
+    assert machine.yields == 1_000
 
 
 def test_a_stranger_who_comes_and_goes_gets_little(machine: Machine) -> None:

@@ -3,8 +3,8 @@
 A worker in the middle of its jobs asks for more, and goes on. Where the server waits for the very processor on which that happens, all
 workers wait with it, and another processor stands idle: a kernel does not hurry to move who ran a moment ago, and prefers who ran less.
 So whoever asked a server on its own machine yields. Where nobody waits, that takes a microsecond. Where a stranger who computes does,
-he keeps the processor for a whole turn, which is longer than a server takes to answer: then nobody gives way for a while, and
-if that happens again soon, for a longer one.
+he keeps the processor for a whole turn, which is longer than a server takes to answer: when that happens twice within a few yields that
+somebody used, nobody gives way for a while, and for a longer one if it goes on. Once among many is no stranger, but a slow moment.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 import time
 
 STRANGER_S = 0.002  # an answer takes less
+USED_S = 0.000_05  # somebody had the processor meanwhile
+STRIKE = 4  # quick yields that somebody used, which make up for one that was long
 FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGER = 0.05, 10.0, 4
-IN_A_ROW = 64  # times without a stranger: the next pause is a first one again
+IN_A_ROW = 64  # quick yields: the next pause is a first one again
 
 
 class GiveWay:
@@ -25,6 +27,7 @@ class GiveWay:
         self._on = hasattr(os, "sched_yield")
         self._pause_s = FIRST_PAUSE_S
         self._ends_at = 0.0  # of the pause
+        self._strikes = 0
         self._in_a_row = 0
 
     def asked(self) -> None:
@@ -33,15 +36,23 @@ class GiveWay:
         if not self._on or began < self._ends_at:
             return
         os.sched_yield()
-        ended = time.perf_counter()
-        if ended - began < STRANGER_S:
-            self._in_a_row += 1
-            if self._in_a_row == IN_A_ROW:
-                self._pause_s = FIRST_PAUSE_S
+        away_s = time.perf_counter() - began
+        if away_s >= STRANGER_S:
+            self._was_long(began + away_s)
             return
+        if away_s >= USED_S:
+            self._strikes = max(0, self._strikes - 1)
+        self._in_a_row += 1
+        if self._in_a_row == IN_A_ROW:
+            self._pause_s = FIRST_PAUSE_S
+
+    def _was_long(self, now: float) -> None:
         self._in_a_row = 0
-        self._ends_at = ended + self._pause_s
-        self._pause_s = min(self._pause_s * LONGER, LONGEST_PAUSE_S)
+        self._strikes += STRIKE
+        if self._strikes >= 2 * STRIKE:
+            self._strikes = STRIKE  # after the pause one is enough
+            self._ends_at = now + self._pause_s
+            self._pause_s = min(self._pause_s * LONGER, LONGEST_PAUSE_S)
 
 
 def is_here(peer: object) -> bool:
