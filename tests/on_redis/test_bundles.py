@@ -238,6 +238,9 @@ async def test_a_lane_that_an_earlier_version_forgot_is_claimed_and_remembered(s
         await store.commit([Commit(send=tuple(Job(id=f"j{n:03}", task="t") for n in range(20)))], batch=("app", 1))
         server.ask("SREM", store.address.prefix + "lanes", "5default")
         assert len((await store.claim(["default"], lease="w/1", limit=5, for_ms=9_000)).deliveries) == 5
+        server.ask("CONFIG", "SET", "maxmemory", "1")  # also when nothing more fits
+        await store.sweep()
+        assert server.read("SMEMBERS", store.address.prefix + "lanes") == [b"5default"]
         await store.sweep()
         assert [(c.queue, c.ready) for c in await store.counts()] == [("default", 15)]
     finally:

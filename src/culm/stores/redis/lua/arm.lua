@@ -5,9 +5,7 @@ for i = 2, #ARGV do
     local queue = ARGV[i]
     if call('SISMEMBER', PAUSED, queue) == 0 then
         for priority = 9, 0, -1 do
-            local lane = priority .. queue
-            local head = call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')
-            if math.min(tonumber(head[2]) or INF, bundled and bundles_due(lane) or INF) <= now then
+            if first_due(priority .. queue, bundled) <= now then
                 ring(queue)
                 break
             end

@@ -99,12 +99,26 @@ local function bundled_until(lane, until_ms)
     return jobs - late, late
 end
 
--- When the first of a lane's bundles is due: now, if it is.
-local function bundles_due(lane)
-    if call('ZCOUNT', bundles_of(lane), '-inf', now) > 0 then
-        return now
+-- When the first of a lane's jobs is due; now, if it is the first of a bundle that is. `bundled`: there are bundles.
+local function first_due(lane, bundled)
+    local due = tonumber(call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')[2]) or INF
+    if not bundled then
+        return due
+    elseif call('ZCOUNT', bundles_of(lane), '-inf', now) > 0 then
+        return math.min(due, now)
     end
-    return tonumber(call('ZRANGE', bundles_of(lane), 0, 0, 'WITHSCORES')[2]) or INF -- the server's clock went back
+    return math.min(due, tonumber(call('ZRANGE', bundles_of(lane), 0, 0, 'WITHSCORES')[2]) or INF) -- the server's clock went back
+end
+
+-- Call `use` with due, `n` and id of each of these.
+local function each_bundled(found, use)
+    local at = 0
+    for i, member in ipairs(found.members) do
+        for place = 0, found.ends[i] - at - 1 do
+            use(tonumber(found.dues[i]), later(member, place), found.ids[at + place + 1])
+        end
+        at = found.ends[i]
+    end
 end
 
 -- How many members of a lane are not after (due, n); and the last of them, if it is due then.

@@ -205,13 +205,11 @@ local function add_due(all, lane, want)
     for i = 1, #due, 2 do
         all[#all + 1] = { tonumber(due[i + 1]), string.sub(due[i], 1, 16), string.sub(due[i], 17), lane }
     end
-    local found, at = bundled and bundles_in(lane, want, now), 0
-    for i, member in ipairs(found and found.members or {}) do
-        local score = tonumber(found.dues[i])
-        for place = 0, found.ends[i] - at - 1 do
-            all[#all + 1] = { score, later(member, place), found.ids[at + place + 1], lane, found }
-        end
-        at = found.ends[i]
+    local found = bundled and bundles_in(lane, want, now)
+    if found then
+        each_bundled(found, function(at, n, id)
+            all[#all + 1] = { at, n, id, lane, found }
+        end)
     end
 end
 
@@ -281,8 +279,7 @@ local function next_due(groups)
     local first, lane_of_first = INF, nil
     for _, lanes in ipairs(groups) do
         for _, lane in ipairs(lanes) do
-            local head = call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')
-            local due = math.min(tonumber(head[2]) or INF, bundled and bundles_due(lane) or INF)
+            local due = first_due(lane, bundled)
             if due < first then
                 first, lane_of_first = due, lane
             end

@@ -4,14 +4,11 @@ local members, limit = {}, tonumber(ARGV[4])
 ledger = ARGV[3] == '1'
 
 local function purge_bundles(lane)
-    local found, at = bundles_in(lane, limit - #members, '+inf'), 0
+    local found = bundles_in(lane, limit - #members, '+inf')
     if found then
-        for i, member in ipairs(found.members) do
-            for place = 0, found.ends[i] - at - 1 do
-                members[#members + 1] = later(member, place) .. found.ids[at + place + 1]
-            end
-            at = found.ends[i]
-        end
+        each_bundled(found, function(_, n, id)
+            members[#members + 1] = n .. id
+        end)
         take_bundles(found, found.count)
     end
 end

@@ -58,7 +58,10 @@ for _, root in ipairs(over(SCOPES)) do
     call('UNLINK', key)
 end
 for _, lane in ipairs(call('HKEYS', BUNDLED)) do
-    call('SADD', LANES, lane) -- an earlier version knows no bundles, and forgot it
+    if call('SISMEMBER', LANES, lane) == 0 then -- an earlier version knows no bundles, and forgot it
+        despite_full_memory()
+        call('SADD', LANES, lane)
+    end
 end
 for _, lane in ipairs(call('SRANDMEMBER', LANES, 10)) do -- a name that nobody uses any more
     if call('EXISTS', P .. 'q:' .. lane, P .. 'g:' .. lane, P .. 'u:' .. string.sub(lane, 2)) == 0 then
