@@ -7,17 +7,18 @@ import re
 from functools import cache
 from importlib.resources import files
 
-_BASE = ("base",)
-_TELL = ("base", "tell", "leases")
-_ROWS = (*_TELL, "rows")
-_SCOPES = (*_ROWS, "bundles", "scopes")
+_BASE = ("names", "base")
+_TELL = (*_BASE, "tell", "leases")
+_ROWS = (*_TELL, "held", "rows")
+_BUNDLES = ("bundles", "bundle_places")
+_SCOPES = (*_ROWS, *_BUNDLES, "scopes")
 _ALIVE = "alive"
 
 _NEEDS = {
     "arm": (*_BASE, "bundles"),
-    "claim": (*_SCOPES, _ALIVE),
+    "claim": (*_BASE, "leases", "bundles", _ALIVE),
     "commit": _SCOPES,
-    "counts": (*_BASE, "bundles"),
+    "counts": (*_BASE, *_BUNDLES),
     "discard": _BASE,
     "extend": (*_ROWS, _ALIVE),
     "finish": _TELL,
@@ -30,7 +31,7 @@ _NEEDS = {
     "send_one": (),
     "sweep": _ROWS,
     "view": _ROWS,
-    "waits": (*_ROWS, "bundles"),
+    "waits": (*_ROWS, *_BUNDLES),
     "workers": _BASE,
 }
 
@@ -47,15 +48,23 @@ _PREFIXED = re.compile(r"\bP \.\. '([^']*)'")
 
 
 _RING = re.compile(r"call\('ZADD', P \.\. 'm:' \.\. (.+?), '0', '1'\)")
+_WITHIN = re.compile(r"^ *-- with: (.+)$", re.MULTILINE)  # parts that stand there
 _MARKER_ONLY = re.compile(r"^.*-- marker only$", re.MULTILINE)
 
 
 _PLACE = "\0"  # of the prefix, in a text that many namespaces share
 
 
+def _part(name: str) -> str:
+    text = (files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return _WITHIN.sub(lambda match: "\n".join(_part(part) for part in match[1].split(", ")), text)
+
+
 @cache
 def _text(name: str, *, messages: bool) -> str:
-    parts = [(files(__package__) / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in (*_NEEDS[name], name)]
+    parts = [_part(part) for part in (*_NEEDS[name], name)]
+    if len(parts) > 1:  # names, whose users find them sooner from within a function: Lua searches all that are local beside them
+        parts = [parts[0], "return (function()", *parts[1:], "end)()"]
     whole = "\n".join(parts)
     if messages:
         whole = _RING.sub(r"call('PUBLISH', P .. 'm:' .. \1, '')", _MARKER_ONLY.sub("", whole))
