@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +15,7 @@ from culm.commit import Commit
 from culm.current import Attempt
 from culm.duration import Seconds, maybe_ms
 from culm.errors import (
+    CulmError,
     ResultExpired,
     ResultPending,
     StoreUnavailable,
@@ -24,7 +26,7 @@ from culm.errors import (
     TimedOut,
 )
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import Absent, Ended, JobView, Pending, State
+from culm.store import Absent, Ended, JobView, Pending, State, Tells
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from culm.task import AnyTask
 
 R = TypeVar("R")
+Answer: TypeAlias = Ended | Pending | Absent | StoreUnavailable
 
 
 class Progress(Struct, frozen=True, array_like=True, gc=False):
@@ -92,19 +95,17 @@ class Handle(Generic[R]):
             NotAuthentic, PayloadMissing: its result is not what the app's keys demand, or was stored apart and is not there.
             ResultPending: it leaves only when the task that awaits it here has ended.
         """
-        outcome = await self._ended(maybe_ms(timeout, "timeout"))
-        match outcome:
-            case Succeeded(value=data):
-                payloads = self.app.payloads
-                return self._read(data if payloads.is_plain(data) else await payloads.open_result(self.id, data))
-            case Failed(fault=fault):
-                raise TaskFailed(self.id, fault)
-            case Cancelled(reason=why):
-                raise TaskCancelled(self.id, f"was cancelled {why}".rstrip())
-            case Expired(reason=why):
-                raise TaskExpired(self.id, f"expired: {why}")
-            case Lost(reason=why):
-                raise TaskLost(self.id, f"was given up: {why}")
+        first: Answer | None = None
+        if timeout is None and (told := self._told()) is not None:  # as _ended() does, without two coroutines more
+            try:
+                first = await told
+            except StoreUnavailable as e:
+                first = e
+        outcome = first.outcome if type(first) is Ended else await self._ended(maybe_ms(timeout, "timeout"), first)
+        if not isinstance(outcome, Succeeded):
+            raise _as_error(self.id, outcome)
+        payloads, data = self.app.payloads, outcome.value
+        return self._read(data if payloads.is_plain(data) else await payloads.open_result(self.id, data))
 
     async def outcome(self) -> Final | None:
         """How the job ended; None while it has not. Raises ResultExpired, NotAuthentic, PayloadMissing."""
@@ -186,7 +187,12 @@ class Handle(Generic[R]):
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
-    async def _ended(self, timeout_ms: int | None) -> Final:
+    def _told(self) -> asyncio.Future[Ended | Pending | Absent] | None:
+        store = self.app.store
+        return cast("Tells", store).told(self.id) if self._leaves_with is None and _tells(type(store)) else None
+
+    async def _ended(self, timeout_ms: int | None, first: Answer | None) -> Final:
+        """How it ended. `first`: what the store has said already."""
         if self._leaves_with is not None:
             self._refuse_pending()
         store, for_ms, patience = self.app.store, LOOK_MS, None
@@ -195,10 +201,12 @@ class Handle(Generic[R]):
             if timeout_ms is not None:
                 for_ms = min(LOOK_MS, max(0, round((ends_at - asyncio.get_running_loop().time()) * 1000)))
             try:
-                found = await store.outcome(self.id, for_ms=for_ms)
+                found, first = first if first is not None else await store.outcome(self.id, for_ms=for_ms), None
             except StoreUnavailable as e:
+                found = e
+            if isinstance(found, StoreUnavailable):
                 patience = patience or _Patience(ends_at)
-                await patience.bear(e)
+                await patience.bear(found)
                 continue
             if type(found) is Ended:
                 return found.outcome
@@ -221,6 +229,23 @@ class Handle(Generic[R]):
 
     def _expired(self) -> ResultExpired:
         return ResultExpired(self.id, "is not known; it was never sent, or it ended longer than its `keep` ago")
+
+
+@cache
+def _tells(store: type) -> bool:
+    return issubclass(store, Tells)
+
+
+def _as_error(job_id: str, outcome: Failed | Cancelled | Expired | Lost) -> CulmError:
+    match outcome:
+        case Failed(fault=fault):
+            return TaskFailed(job_id, fault)
+        case Cancelled(reason=why):
+            return TaskCancelled(job_id, f"was cancelled {why}".rstrip())
+        case Expired(reason=why):
+            return TaskExpired(job_id, f"expired: {why}")
+        case Lost(reason=why):
+            return TaskLost(job_id, f"was given up: {why}")
 
 
 class _Patience:

@@ -11,6 +11,7 @@ A store may be used from any event loop. It raises only StoreUnavailable (it may
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -337,6 +338,15 @@ class Prompt(Protocol):
 
         False: that cannot be now; `then` is not called.
         """
+        ...
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A store that can be asked how a job ended without a coroutine."""
+
+    def told(self, job_id: str) -> asyncio.Future[Ended | Pending | Absent] | None:
+        """How the job ended, as soon as it has; Pending after a second. None: ask `outcome`."""
         ...
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from culm.errors import StoreError, StoreUnavailable
+from culm.outcome import FINAL, decode_outcome
+from culm.store import Absent, Ended, Pending
 from culm.stores.redis.expected import Expected
 from culm.stores.redis.news import News
 from culm.stores.redis.way import Way
@@ -22,12 +24,29 @@ from culm.stores.redis.wire import Word
 LOOK_MS = 1_000
 TICK_S = 0.05  # waits of a whole second end by this clock: a timer for each costs more than all the rest of a wait
 MOST_AT_ONCE = 1_000
-PENDING = 1
+OPEN = 1
 
 Found: TypeAlias = bytes | int  # what `outcomes` holds; 1: it has not ended; 0: there is no such job; b"": it ended, and is gone
-Waiting: TypeAlias = "asyncio.Future[Found]"
+Waiting: TypeAlias = "asyncio.Future[Ended | Pending | Absent]"
 
+_PENDING, _ABSENT = Pending(), Absent()
 _decode_told = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def _answer(waiting: Waiting, found: Found) -> None:
+    """Tell whoever waits, if he still does."""
+    if waiting.done():
+        return
+    if not isinstance(found, bytes) or not found:
+        waiting.set_result(_PENDING if found == OPEN else _ABSENT)
+        return
+    try:
+        final = decode_outcome(found[found.index(b"\n") + 1 :])
+        assert isinstance(final, FINAL)
+    except Exception as e:  # noqa: BLE001  # hostile bytes: whoever asked must hear of it, and the others must be told
+        waiting.set_exception(e)
+    else:
+        waiting.set_result(Ended(final))
 
 
 class Outcomes:
@@ -59,13 +78,13 @@ class Outcomes:
         self.is_listening = False
 
     def look(self, job_id: str) -> Waiting:
-        """How it ended; PENDING: it has not."""
+        """How it ended, if it has."""
         waiting: Waiting = self._link.loop.create_future()
         self._look("", job_id, waiting)
         return waiting
 
     def wait(self, job_id: str, *, for_ms: int) -> Waiting:
-        """How it ended, as soon as it has; PENDING after for_ms, or a second."""
+        """How it ended, as soon as it has; Pending after for_ms, or a second."""
         waiting: Waiting = self._link.loop.create_future()
         looks = not (self._expected.awaits(job_id) and self._news.is_up)
         others = self._waiting.get(job_id)
@@ -123,11 +142,10 @@ class Outcomes:
                 continue
             for (_, waiting), one in zip(some, found, strict=True):
                 self._unlooked.discard(waiting)
-                if one == PENDING and channel and waiting not in self._late:
+                if one == OPEN and channel and waiting not in self._late:
                     continue
                 self._late.discard(waiting)
-                if not waiting.done():
-                    waiting.set_result(one)
+                _answer(waiting, one)
             del looks[: len(some)]
 
     def _fail(self, looks: list[tuple[str, Waiting]], error: Exception) -> None:
@@ -156,11 +174,9 @@ class Outcomes:
             self._expected.ended(job_id)
             for waiting in waits.pop(job_id, ()):
                 self._line.pop(waiting, None)
-                if waiting.done():
-                    continue
                 if isinstance(outcome, bytes):
-                    waiting.set_result(outcome)
-                else:  # it is large
+                    _answer(waiting, outcome)
+                elif not waiting.done():  # it is large
                     self._look("", job_id, waiting)
 
     # -- the end of a wait ------------------------------------------------------------------------------------------------------
@@ -194,6 +210,6 @@ class Outcomes:
         elif waiting.done():
             return
         elif looked:
-            waiting.set_result(PENDING)
+            waiting.set_result(_PENDING)
         else:
             self._look("", job_id, waiting)

@@ -8,10 +8,9 @@ from typing import Any
 
 from culm.commit import GLOBAL_SCOPE, Held
 from culm.job import Delivery, scope_of
-from culm.outcome import FINAL, Outcome, decode_outcome
-from culm.store import Absent, Awaited, Ended, JobView, Pending, QueueCounts, Shown, State, Waits
+from culm.outcome import Outcome, decode_outcome
+from culm.store import Awaited, JobView, QueueCounts, Shown, State, Waits
 from culm.stores.redis.connection import Reply
-from culm.stores.redis.outcomes import PENDING, Found
 from culm.stores.redis.records import Head, read_record
 from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
@@ -20,14 +19,6 @@ PAGE = 200  # jobs of one look
 BUNDLES = 50  # of one look, of a hundred jobs each
 _STATES: dict[bytes, State] = {b"1": "succeeded", b"2": "failed", b"3": "cancelled", b"4": "expired", b"5": "lost"}
 _DEAD = ("failed", "lost")
-
-
-def outcome(found: Found) -> Ended | Pending | Absent:
-    if type(found) is not bytes or not found:
-        return Pending() if found == PENDING else Absent()
-    final = decode_outcome(found[found.index(b"\n") + 1 :])
-    assert isinstance(final, FINAL)
-    return Ended(final)
 
 
 def view(now: int, row: Sequence[bytes]) -> JobView:

@@ -7,6 +7,7 @@ connection.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import secrets
@@ -44,7 +45,7 @@ from culm.stores.redis.connection import Reply
 from culm.stores.redis.hints import Subscription, publish
 from culm.stores.redis.link import Link
 from culm.stores.redis.news import News
-from culm.stores.redis.outcomes import LOOK_MS, PENDING, Outcomes
+from culm.stores.redis.outcomes import LOOK_MS, Outcomes
 from culm.stores.redis.records import TOLD, channels, read_record, read_records
 from culm.stores.redis.server import Server
 from culm.stores.redis.way import Way
@@ -247,15 +248,19 @@ class RedisStore:
     async def outcome(self, job_id: str, *, for_ms: int = 0) -> Ended | Pending | Absent:
         outcomes = self._here().outcomes
         if not for_ms:
-            return reads.outcome(await outcomes.look(job_id))
+            return await outcomes.look(job_id)
         if not outcomes.is_listening:
             began = time.monotonic()
             await outcomes.listen(for_ms=for_ms)
             for_ms = max(1, for_ms - round((time.monotonic() - began) * 1000))
         found = await outcomes.wait(job_id, for_ms=for_ms)
-        while found == PENDING and (for_ms := for_ms - LOOK_MS) > 0:
+        while isinstance(found, Pending) and (for_ms := for_ms - LOOK_MS) > 0:
             found = await outcomes.wait(job_id, for_ms=for_ms)
-        return reads.outcome(found)
+        return found
+
+    def told(self, job_id: str) -> asyncio.Future[Ended | Pending | Absent] | None:
+        outcomes = self._here().outcomes
+        return outcomes.wait(job_id, for_ms=LOOK_MS) if outcomes.is_listening else None
 
     async def waits(self, job_id: str) -> Waits:
         ahead, *triggers = await self._run("waits", job_id, *reads.scopes_of(job_id))

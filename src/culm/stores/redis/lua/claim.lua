@@ -2,7 +2,7 @@
 -- -> now, ms until the next is due ('' if none is known), ids (a line each), their records ('': ask for them; where they are many,
 --    passing each through a script costs more than a trip), and of the special ones: place, attempt, expiries, fence, sent
 local lease, limit, for_ms, by_age = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'age'
-local MOST_BYTES, MOST_INLINE = 16777216, 64 -- of one claim; records in the answer
+local MOST_BYTES, MOST_INLINE, FEW_LANES = 16777216, 64, 8 -- of one claim; records in the answer; of a namespace, for each queue
 local taken, took, special, size, full = {}, 0, {}, 0, false -- `taken`: ids, and how many
 local granted = {} -- by queue: its ids, a line each
 local bundled = call('EXISTS', BUNDLED) == 1
@@ -96,9 +96,35 @@ local function take_from(lanes, want)
     end
 end
 
--- The lanes that these queues have, by groups: one for each priority, the highest first, or a single one.
-local function groups_of(queues)
-    local names, groups = {}, {}
+-- Of all the lanes that there are, those of these queues, the highest priority first.
+local function lanes_among_all(queues)
+    local place, lanes = {}, {}
+    for i, queue in ipairs(queues) do
+        place[queue] = i
+    end
+    local function add_known(lane)
+        if place[string.sub(lane, 2)] and not lanes[lane] then
+            lanes[#lanes + 1], lanes[lane] = lane, true
+        end
+    end
+    for _, lane in ipairs(call('SMEMBERS', LANES)) do
+        add_known(lane)
+    end
+    for _, lane in ipairs(bundled and call('HKEYS', BUNDLED) or {}) do
+        add_known(lane)
+    end
+    if #lanes > 1 then
+        table.sort(lanes, function(a, b)
+            local one, other = string.byte(a), string.byte(b)
+            return one > other or one == other and place[string.sub(a, 2)] < place[string.sub(b, 2)]
+        end)
+    end
+    return lanes
+end
+
+-- Of the lanes that these queues may have, those that there are, the highest priority first.
+local function lanes_among_names(queues)
+    local names, lanes = {}, {}
     for priority = 9, 0, -1 do
         for _, queue in ipairs(queues) do
             names[#names + 1] = priority .. queue
@@ -107,12 +133,21 @@ local function groups_of(queues)
     local has_bundles = bundled and ask('HMGET', BUNDLED, names, 1, #names) or {} -- an earlier version forgets lanes that have nothing else
     for i, known in ipairs(ask('SMISMEMBER', LANES, names, 1, #names)) do
         if known == 1 or has_bundles[i] then
-            local group = by_age and 1 or string.sub(names[i], 1, 1)
-            if #groups == 0 or groups[#groups].is ~= group then
-                groups[#groups + 1] = { is = group }
-            end
-            table.insert(groups[#groups], names[i])
+            lanes[#lanes + 1] = names[i]
         end
+    end
+    return lanes
+end
+
+-- The lanes of these queues, by groups: one for each priority, the highest first, or a single one.
+local function groups_of(queues)
+    local find, groups = call('SCARD', LANES) <= FEW_LANES * #queues and lanes_among_all or lanes_among_names, {}
+    for _, lane in ipairs(find(queues)) do
+        local group = by_age and 1 or string.sub(lane, 1, 1)
+        if #groups == 0 or groups[#groups].is ~= group then
+            groups[#groups + 1] = { is = group }
+        end
+        table.insert(groups[#groups], lane)
     end
     return groups
 end
