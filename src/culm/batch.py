@@ -285,10 +285,15 @@ class Gatherer:
             self.answered(commits, answers)
         sender.batch, sender.holds = None, False
         for index, then in batch.thens:
-            if isinstance(then, asyncio.Future):
-                _resolve(then, answers[index])
+            answer = answers[index]
+            if not isinstance(then, asyncio.Future):
+                then(answer)
+            elif then.done():
+                continue  # its caller was cancelled
+            elif isinstance(answer, Exception):
+                then.set_exception(answer)
             else:
-                then(answers[index])
+                then.set_result(answer)
 
     def _next_batch(self, sender: Sender) -> Batch:
         """What that sender is to send, under a new number."""
@@ -385,12 +390,3 @@ def _told(sender: Sender, commit: Commit, answer: Answer) -> Answer:
         f"the store has newer batches of client {sender.client!r}, so this was not done: another process uses that name "
         "(was it copied while it ran?); restart this one"
     )
-
-
-def _resolve(future: asyncio.Future[Committed], answer: Answer) -> None:
-    if future.done():
-        return  # its caller was cancelled
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)

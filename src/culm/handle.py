@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -96,7 +96,9 @@ class Handle(Generic[R]):
             ResultPending: it leaves only when the task that awaits it here has ended.
         """
         first: Answer | None = None
-        if timeout is None and (told := self._told()) is not None:  # as _ended() does, without two coroutines more
+        store = self.app.store
+        tell = _told_by(type(store)) if timeout is None and self._leaves_with is None else None
+        if tell is not None and (told := tell(store, self.id)) is not None:  # as _ended() does, without two coroutines more
             try:
                 first = await told
             except StoreUnavailable as e:
@@ -105,7 +107,10 @@ class Handle(Generic[R]):
         if not isinstance(outcome, Succeeded):
             raise _as_error(self.id, outcome)
         payloads, data = self.app.payloads, outcome.value
-        return self._read(data if payloads.is_plain(data) else await payloads.open_result(self.id, data))
+        if not payloads.is_plain(data):
+            data = await payloads.open_result(self.id, data)
+        result: R = self._task.signature.decode_result(data) if self._task is not None else msgspec.msgpack.decode(data)
+        return result
 
     async def outcome(self) -> Final | None:
         """How the job ended; None while it has not. Raises ResultExpired, NotAuthentic, PayloadMissing."""
@@ -187,10 +192,6 @@ class Handle(Generic[R]):
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
-    def _told(self) -> asyncio.Future[Ended | Pending | Absent] | None:
-        store = self.app.store
-        return cast("Tells", store).told(self.id) if self._leaves_with is None and _tells(type(store)) else None
-
     async def _ended(self, timeout_ms: int | None, first: Answer | None) -> Final:
         """How it ended. `first`: what the store has said already."""
         if self._leaves_with is not None:
@@ -217,10 +218,6 @@ class Handle(Generic[R]):
             patience = patience or _Patience(ends_at)
             patience.renew()
 
-    def _read(self, data: bytes) -> R:
-        result: R = self._task.signature.decode_result(data) if self._task is not None else msgspec.msgpack.decode(data)
-        return result
-
     def _refuse_pending(self) -> None:
         if self.pending:
             raise ResultPending(
@@ -232,8 +229,8 @@ class Handle(Generic[R]):
 
 
 @cache
-def _tells(store: type) -> bool:
-    return issubclass(store, Tells)
+def _told_by(store: type[Any]) -> Callable[[Any, str], asyncio.Future[Ended | Pending | Absent] | None] | None:
+    return store.told if issubclass(store, Tells) else None
 
 
 def _as_error(job_id: str, outcome: Failed | Cancelled | Expired | Lost) -> CulmError:

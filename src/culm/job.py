@@ -7,6 +7,8 @@ newer workers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct
 
@@ -70,14 +72,10 @@ class Delivery(Struct, frozen=True, gc=False, array_like=True):
     broken: str = ""  # why the stored bytes are no job; "": they are one
 
 
-_encode = msgspec.msgpack.Encoder().encode
+encode_job: Callable[[Job], bytes] = msgspec.msgpack.Encoder().encode  # a row's bytes
 _decode = msgspec.msgpack.Decoder(Job).decode
 _parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _whole = msgspec.msgpack.Decoder(int).decode
-
-
-def encode_job(job: Job) -> bytes:
-    return _encode(job)
 
 
 def decode_job(data: bytes, *, job_id: str) -> Job:

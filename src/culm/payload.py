@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from culm.commit import Event
-from culm.envelope import Stored, is_wrapped, unwrap, wrap
+from culm.envelope import MARK, Stored, is_wrapped, unwrap, wrap
 from culm.errors import ConfigError, NotAuthentic, PayloadMissing, StoreError
 from culm.job import MAX_PAYLOAD_BYTES, WRAPPED, Job
 from culm.keys import Belongs, Keys, shown
@@ -132,7 +132,7 @@ class Payloads:
 
     def is_plain(self, data: bytes) -> bool:
         """These bytes need no `open_result`."""
-        return self._keys is None and not is_wrapped(data)
+        return self._keys is None and data[:1] != MARK
 
     async def open_arguments(self, job: Job) -> bytes:
         """Raises NotAuthentic, PayloadMissing, StoreUnavailable, StoreError; nothing was decoded then."""

@@ -158,8 +158,10 @@ class Task(Generic[P, R]):
         attempt = running()
         if attempt is not None and not self.options.now and self.options.within is None:
             return join_send(bound, attempt)
-        job_id, answer = _posted(bound, attempt)  # as send() does, without a coroutine more
-        return _accepted(bound, job_id, await answer)
+        job_id, answer = _posted(bound, attempt)  # as send() does, without two calls more
+        if await answer == "conflict":
+            raise IdConflict(job_id)
+        return Handle(self.app, job_id, self)
 
     async def map(self: Callable[[A], Any], items: Iterable[A]) -> list[Handle[R]]:
         """Enqueue one job per item, for tasks that can be called with one argument; as `app.enqueue_many` does.
@@ -212,18 +214,25 @@ def refuse_topic(topic: str) -> NoReturn:
 async def send(bound: Bound[R], attempt: Attempt | None) -> Handle[R]:
     """Send one job now and await its acceptance."""
     job_id, answer = _posted(bound, attempt)
-    return _accepted(bound, job_id, await answer)
+    if await answer == "conflict":
+        raise IdConflict(job_id)
+    return Handle(bound.task.app, job_id, bound.task)
 
 
 def _posted(bound: Bound[Any], attempt: Attempt | None) -> tuple[str, Awaitable[Committed]]:
     """The id of a job that is on its way, and what to await."""
-    app, options = bound.task.app, bound.options
+    task = bound.task
+    app, options = task.app, task.options
     if attempt is None and options.topic:
         refuse_topic(options.topic)
     job_id = options.id or (app.new_id() if attempt is None else f"{attempt.job.scope}~{app.new_id()}")
-    job = make_job(bound, job_id)
-    plain = app.tracing is None and app.payloads.plain
-    return job_id, _answer(app, job, options) if plain else _stored(app, job, options)
+    if app.tracing is not None or not app.payloads.plain:
+        return job_id, _stored(app, make_job(bound, job_id), options)
+    job = replace(task.blank, id=job_id, args=bound.args)
+    if options.within is not None:
+        return job_id, send_within(app, Commit(send=(job,)), options.within)
+    # As _answer() does, without two calls more.
+    return job_id, app.gatherer().submit(Commit(send=(job,)), weight=2 + (len(bound.args) >> 12), fresh=not options.id)
 
 
 async def _stored(app: App, job: Job, options: Options) -> Committed:
@@ -234,12 +243,6 @@ async def _stored(app: App, job: Job, options: Options) -> Committed:
         if answer == "conflict":
             raise IdConflict(job.id)
         return answer
-
-
-def _accepted(bound: Bound[R], job_id: str, answer: Committed) -> Handle[R]:
-    if answer == "conflict":
-        raise IdConflict(job_id)
-    return Handle(bound.task.app, job_id, bound.task)
 
 
 def _answer(app: App, job: Job, options: Options) -> Awaitable[Committed]:

@@ -269,7 +269,7 @@ async def test_jobs_of_several_senders_end_in_one_batch_and_each_hears_of_its_ow
         told = dict[str, list[str]]()
         for store in (one, other):
             outcomes = store._here().outcomes
-            monkeypatch.setattr(outcomes._expected, "ended", told.setdefault(outcomes._name, []).append)
+            monkeypatch.setattr(outcomes._expected, "ended", told.setdefault(outcomes._name, []).extend)
         assert await worker.commit(ends, batch=("v", 1)) == ["applied"] * 8
         await until(lambda: sum(map(len, told.values())) == 8, "the messages")
         assert [sorted(ids) for ids in told.values()] == [sorted(f"{n}-{k}" for k in range(9, 13)) for n in ("one", "other")]

@@ -43,9 +43,12 @@ class Expected:
 
     def awaits(self, job_id: str) -> bool:
         """Somebody awaits that job. True: its end is yet to be told."""
-        self._awaited = min(self._awaited + 1, self._sent)
+        if self._awaited < self._sent:
+            self._awaited += 1
         return self._jobs.pop(job_id, False)
 
-    def ended(self, job_id: str) -> None:
-        """That was told. Whoever awaits it later looks."""
-        self._jobs.pop(job_id, None)
+    def ended(self, job_ids: Sequence[str]) -> None:
+        """These were told. Whoever awaits one of them later looks."""
+        if self._jobs:
+            for job_id in job_ids:
+                self._jobs.pop(job_id, None)

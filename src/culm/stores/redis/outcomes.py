@@ -21,7 +21,7 @@ from culm.stores.redis.news import News
 from culm.stores.redis.way import Way
 from culm.stores.redis.wire import Word
 
-LOOK_MS = 1_000
+LOOK_MS, LOOK_S = 1_000, 1.0
 TICK_S = 0.05  # waits of a whole second end by this clock: a timer for each costs more than all the rest of a wait
 MOST_AT_ONCE = 1_000
 OPEN = 1
@@ -41,7 +41,7 @@ def _answer(waiting: Waiting, found: Found) -> None:
         waiting.set_result(_PENDING if found == OPEN else _ABSENT)
         return
     try:
-        final = decode_outcome(found[found.index(b"\n") + 1 :])
+        final = decode_outcome(found.partition(b"\n")[2])
         assert isinstance(final, FINAL)
     except Exception as e:  # noqa: BLE001  # hostile bytes: whoever asked must hear of it, and the others must be told
         waiting.set_exception(e)
@@ -62,6 +62,7 @@ class Outcomes:
 
     def __init__(self, link: Way, news: News, now: Callable[[], Word], prefix: str, channel: str) -> None:
         self._link = link
+        self._loop = link.loop
         self._news = news
         self._now = now
         self._name = channel
@@ -83,9 +84,10 @@ class Outcomes:
         self._look("", job_id, waiting)
         return waiting
 
-    def wait(self, job_id: str, *, for_ms: int) -> Waiting:
+    def wait(self, job_id: str, *, for_ms: int = LOOK_MS) -> Waiting:
         """How it ended, as soon as it has; Pending after for_ms, or a second."""
-        waiting: Waiting = self._link.loop.create_future()
+        loop = self._loop
+        waiting: Waiting = loop.create_future()
         looks = not (self._expected.awaits(job_id) and self._news.is_up)
         others = self._waiting.get(job_id)
         if others is None:
@@ -93,9 +95,9 @@ class Outcomes:
         else:
             others.append(waiting)
         if for_ms < LOOK_MS:
-            self._link.loop.call_later(for_ms / 1000, self._end, job_id, waiting, looks)
+            loop.call_later(for_ms / 1000, self._end, job_id, waiting, looks)
         else:
-            self._line[waiting] = job_id, looks, self._link.loop.time() + LOOK_MS / 1000
+            self._line[waiting] = job_id, looks, loop.time() + LOOK_S
             if not self._ticking:
                 self._tick_later()
         if looks:
@@ -170,8 +172,9 @@ class Outcomes:
 
     def _told(self, message: bytes) -> None:
         told, waits = _decode_told(message), self._waiting
-        for job_id, outcome in zip(told[::2], told[1::2], strict=True):
-            self._expected.ended(job_id)
+        job_ids = told[::2]
+        self._expected.ended(job_ids)
+        for job_id, outcome in zip(job_ids, told[1::2], strict=True):
             for waiting in waits.pop(job_id, ()):
                 self._line.pop(waiting, None)
                 if isinstance(outcome, bytes):

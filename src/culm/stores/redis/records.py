@@ -26,7 +26,7 @@ Likeness: TypeAlias = "tuple[str, str, str, int | None, int | None, int, int]"  
 
 _heads: dict[tuple[Likeness, str], bytes] = {}  # most jobs are like others
 _MOST_HEADS = 1_000
-_PLACES = [b"%04x" % place for place in range(2_048)]  # more than a batch usually has
+PLACES = [b"%04x" % place for place in range(2_048)]  # more than a batch usually has
 
 
 def likeness(job: Job) -> Likeness:
@@ -42,14 +42,14 @@ def head_of(like: Likeness, channel: str) -> bytes:
     return head
 
 
-def record_tail(place: int, head: bytes, job: Job) -> bytes:
-    """A record, but for what the server writes before it."""
-    return (_PLACES[place] if place < len(_PLACES) else b"%04x" % place) + head + encode_job(job)
+def place_of(place: int) -> bytes:
+    """With what a record begins, but for what the server writes before it; its head follows, and the job."""
+    return PLACES[place] if place < len(PLACES) else b"%04x" % place
 
 
 def tail(job: Job, channel: str) -> bytes:
     """The same for the only one of its batch."""
-    return record_tail(0, head_of(likeness(job), channel), job)
+    return place_of(0) + head_of(likeness(job), channel) + encode_job(job)
 
 
 def _head(like: Likeness, channel: str) -> bytes:

@@ -260,7 +260,7 @@ class RedisStore:
 
     def told(self, job_id: str) -> asyncio.Future[Ended | Pending | Absent] | None:
         outcomes = self._here().outcomes
-        return outcomes.wait(job_id, for_ms=LOOK_MS) if outcomes.is_listening else None
+        return outcomes.wait(job_id) if outcomes.is_listening else None
 
     async def waits(self, job_id: str) -> Waits:
         ahead, *triggers = await self._run("waits", job_id, *reads.scopes_of(job_id))

@@ -9,14 +9,14 @@ local function in_grace(for_ms)
         return false
     end
     local known = call('GET', ALIVE)
-    local last, until_ms = string.match(known or string.format('%.0f 0', now), '^(%d+) (%d+)$')
+    local last, until_ms = string.match(known or NOW .. ' 0', '^(%d+) (%d+)$')
     last, until_ms = tonumber(last), tonumber(until_ms)
     local silent = now - last > math.max(for_ms / 2, SHORTEST_SILENCE_MS)
     if silent then
         until_ms = now + GRACE_MS
     end
     if not known or silent or math.abs(now - last) > NOTE_EVERY_MS then
-        call('SET', ALIVE, string.format('%.0f %.0f', now, until_ms))
+        call('SET', ALIVE, string.format('%s %.0f', NOW, until_ms))
     end
     return now < until_ms and until_ms <= now + GRACE_MS -- later than that: the clock was set back
 end

@@ -1,9 +1,10 @@
 -- What most scripts begin with, behind the names.
-local now = tonumber(ARGV[1])
-if not now then
+local NOW = ARGV[1] -- for commands: a number has to become a text first, which takes longer than most of them
+if NOW == '' then
     local time = call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
+    NOW = time[1] .. string.format('%03d', time[2] / 1000)
 end
+local now = tonumber(NOW)
 
 -- What the server writes of a record, but for the last digits of `n`.
 local function record_head()

@@ -79,7 +79,7 @@ local function first_due(lane, bundled)
     local due = tonumber(call('ZRANGE', P .. 'q:' .. lane, 0, 0, 'WITHSCORES')[2]) or INF
     if not bundled then
         return due
-    elseif call('ZCOUNT', bundles_of(lane), '-inf', now) > 0 then
+    elseif call('ZCOUNT', bundles_of(lane), '-inf', NOW) > 0 then
         return math.min(due, now)
     end
     return math.min(due, tonumber(call('ZRANGE', bundles_of(lane), 0, 0, 'WITHSCORES')[2]) or INF) -- the server's clock went back

@@ -15,7 +15,7 @@ local function answer(next_ms)
     if took > 0 and (not queue or next(granted, queue)) then
         ids = table.concat(taken, '\n')
     end
-    return { string.format('%.0f', now), next_ms, ids or '', records or '', special }
+    return { NOW, next_ms, ids or '', records or '', special }
 end
 
 -- How many of the first `count` ids a claim may carry. Only large records are counted: `large` knows them.
@@ -38,7 +38,7 @@ local function hold(queue, ids, from, to)
     granted[queue] = before and before .. '\n' .. lines or lines
     call('HSET', P .. 'l:' .. queue, lease, granted[queue])
     call('HINCRBY', P .. 'k:' .. queue, lease, to - from + 1)
-    call('ZADD', P .. 'u:' .. queue, now + for_ms, lease)
+    call('ZADD', P .. 'u:' .. queue, string.format('%d', now + for_ms), lease)
 end
 
 -- Jobs of one queue that left their lanes become held, in this order.
@@ -65,7 +65,7 @@ function seldom()
 end
 
 local function take_singles(lane, want)
-    local some, ids = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'LIMIT', 0, want), {}
+    local some, ids = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', NOW, 'LIMIT', 0, want), {}
     for i = 1, #some do
         ids[i] = string.sub(some[i], 17)
     end
@@ -86,10 +86,10 @@ end
 
 local function take_from(lanes, want)
     local lane = lanes[1]
-    local found = #lanes == 1 and bundled and bundles_in(lane, want, now)
+    local found = #lanes == 1 and bundled and bundles_in(lane, want, NOW)
     if #lanes == 1 and not found then
         take_singles(lane, want)
-    elseif #lanes == 1 and call('ZCOUNT', P .. 'q:' .. lane, '-inf', now) == 0 then
+    elseif #lanes == 1 and call('ZCOUNT', P .. 'q:' .. lane, '-inf', NOW) == 0 then
         take_bundled(found)
     else
         seldom().take_from_several(lanes, want)
@@ -182,7 +182,7 @@ end
 -- Leases of these queues may have run out.
 local function some_ran_out(queues)
     for _, queue in ipairs(queues) do
-        if call('ZCOUNT', P .. 'u:' .. queue, '-inf', now) > 0 then
+        if call('ZCOUNT', P .. 'u:' .. queue, '-inf', NOW) > 0 then
             return true
         end
     end

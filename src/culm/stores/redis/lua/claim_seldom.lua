@@ -59,7 +59,7 @@ end
 local function lapsed(queues)
     local entries = {}
     for _, queue in ipairs(queues) do
-        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', now, 'WITHSCORES', 'LIMIT', 0, MOST_LEASES)
+        local some = call('ZRANGEBYSCORE', P .. 'u:' .. queue, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, MOST_LEASES)
         for i = 1, #some, 2 do
             entries[#entries + 1] = { lease = some[i], queue = queue, bound = tonumber(some[i + 1]) }
         end
@@ -135,11 +135,11 @@ end
 
 -- What is due in a lane, for `sooner`: due, `n`, id, lane, bundles.
 local function add_due(all, lane, want)
-    local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want)
+    local due = call('ZRANGEBYSCORE', P .. 'q:' .. lane, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, want)
     for i = 1, #due, 2 do
         all[#all + 1] = { tonumber(due[i + 1]), string.sub(due[i], 1, 16), string.sub(due[i], 17), lane }
     end
-    local found = bundled and bundles_in(lane, want, now)
+    local found = bundled and bundles_in(lane, want, NOW)
     if found then
         each_bundled(found, function(at, n, id)
             all[#all + 1] = { at, n, id, lane, found }

@@ -4,10 +4,10 @@ for _, lane in ipairs(call('SMEMBERS', LANES)) do
     local key, queue = P .. 'q:' .. lane, string.sub(lane, 2)
     local q = queues[queue] or { ready = 0, delayed = 0, waiting = 0, oldest = INF }
     queues[queue] = q
-    local bundled, late = bundled_until(lane, now)
-    q.ready = q.ready + call('ZCOUNT', key, '-inf', now) + bundled
+    local bundled, late = bundled_until(lane, NOW)
+    q.ready = q.ready + call('ZCOUNT', key, '-inf', NOW) + bundled
     q.waiting = q.waiting + call('ZCOUNT', key, 'inf', 'inf')
-    q.delayed = q.delayed + late + call('ZCOUNT', key, string.format('(%.0f', now), '(inf')
+    q.delayed = q.delayed + late + call('ZCOUNT', key, '(' .. NOW, '(inf')
     for _, lies_in in ipairs({ key, P .. 'g:' .. lane }) do
         local head = call('ZRANGE', lies_in, 0, 0, 'WITHSCORES')
         q.oldest = math.min(q.oldest, tonumber(head[2]) or INF)

@@ -11,8 +11,11 @@ end
 
 -- All that the lease was granted in this queue, and nothing of it is special. From a few on that costs less than to look at each.
 local function is_whole(group)
-    return group.n > 2 and call('HGET', P .. 'k:' .. group.queue, group.lease) == tostring(group.n) and call('EXISTS', STATE) == 0
-        and call('HGET', P .. 'l:' .. group.queue, group.lease) == table.concat(ARGV, '\n', group.first, group.last)
+    if group.n <= 2 or call('HGET', P .. 'k:' .. group.queue, group.lease) ~= ARGV[group.first - 1] or call('EXISTS', STATE) == 1 then
+        return false
+    end
+    group.ids = table.concat(ARGV, '\n', group.first, group.last)
+    return call('HGET', P .. 'l:' .. group.queue, group.lease) == group.ids
 end
 
 local groups, groups_from = {}, 7 + 2 * ARGV[6]
@@ -39,7 +42,7 @@ local function keep(group)
         outcomes[o + 1], outcomes[o + 2], o = ARGV[i], ARGV[i + n], o + 2
     end
     if group.for_ms == '' then
-        local died = string.format(' %.0f\n', now) -- the client cannot say when
+        local died = ' ' .. NOW .. '\n' -- the client cannot say when
         for i = 1, n do
             outcomes[2 * i + 2] = string.gsub(outcomes[2 * i + 2], '\n', died, 1)
             dead[d + 1], dead[d + 2], d = '0', outcomes[2 * i + 1], d + 2
@@ -47,7 +50,8 @@ local function keep(group)
         many('ZADD', DEAD, dead, 1, d)
     else
         for from = group.first, group.last, TOGETHER do
-            call('ZADD', EXPIRE, now + group.for_ms, table.concat(ARGV, '\n', from, math.min(from + TOGETHER - 1, group.last)))
+            local all = group.n <= TOGETHER and group.ids
+            call('ZADD', EXPIRE, now + group.for_ms, all or table.concat(ARGV, '\n', from, math.min(from + TOGETHER - 1, group.last)))
         end
     end
     many('HSET', OUTCOMES, outcomes, 1, o)

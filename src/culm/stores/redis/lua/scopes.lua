@@ -119,7 +119,7 @@ local function finish(row, kind, outcome, keep, lease)
     call('HDEL', STATE, id)
     if kind == 2 or kind == 5 or keep > 0 then
         local dead = kind == 2 or kind == 5
-        local died = dead and string.format(' %.0f', now) or ''
+        local died = dead and ' ' .. NOW or ''
         value = string.format('F%d %d %d %d %.0f%s\n', kind, row.attempt, row.expiries, row.fence, row.sent, died) .. outcome
         call('HSET', OUTCOMES, id, value)
         if dead then

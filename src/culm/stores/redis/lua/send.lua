@@ -55,8 +55,10 @@ end
 
 local function add_bundles(lane, score, first, last)
     for i = first, last, TOGETHER do
-        local ids = table.concat(ARGV, '\n', i, math.min(i + TOGETHER - 1, last))
-        call('ZADD', P .. 'g:' .. lane, score, seq .. string.sub(ARGV[i + n], 1, 4) .. ids)
+        local id = ARGV[i]
+        ARGV[i] = seq .. string.sub(ARGV[i + n], 1, 4) .. id -- so that the ids become one text once
+        call('ZADD', P .. 'g:' .. lane, score, table.concat(ARGV, '\n', i, math.min(i + TOGETHER - 1, last)))
+        ARGV[i] = id
     end
     call('HINCRBY', BUNDLED, lane, last - first + 1)
 end
@@ -67,7 +69,7 @@ for at = 7 + 2 * n, #ARGV, 5 do
     local due = after == '-' and INF or math.max(now + after, tonumber(ARGV[at + 3]))
     local in_bundles = due == now and last - first + 1 >= MANY and place_of(last) - place_of(first) == last - first -- none is between them
     local add = in_bundles and add_bundles or add_each
-    add(lane, due == INF and 'inf' or string.format('%.0f', due), first, last)
+    add(lane, due == INF and 'inf' or due == now and NOW or string.format('%.0f', due), first, last)
     first = last + 1
     call('SADD', LANES, lane)
     if due < INF then

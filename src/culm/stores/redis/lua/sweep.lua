@@ -2,7 +2,7 @@
 local limit, swept = tonumber(ARGV[2]), 0
 
 local function take(key, most)
-    local some = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, most)
+    local some = call('ZRANGEBYSCORE', key, '-inf', NOW, 'LIMIT', 0, most)
     if #some > 0 then
         call('ZREMRANGEBYRANK', key, 0, #some - 1)
     end
@@ -34,7 +34,7 @@ local function ended()
         end
     end
     if #rest > 0 then
-        call('ZADD', EXPIRE, now, table.concat(rest, '\n'))
+        call('ZADD', EXPIRE, NOW, table.concat(rest, '\n'))
     end
     return ids
 end

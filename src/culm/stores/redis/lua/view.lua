@@ -1,6 +1,6 @@
 -- Jobs as a reader sees them. ARGV: now, ids...
 -- -> now, then for each that is there: id, its record up to the body, lease (as in `held`), state, outcome, end of the lease, how often it was replayed ('' each if none)
-local answers = { string.format('%.0f', now) }
+local answers = { NOW }
 for i = 2, #ARGV do
     local id = ARGV[i]
     local record = call('HGET', JOBS, id)
