@@ -32,9 +32,9 @@ local function carried(ids, count)
     return count
 end
 
--- A claim was granted ids[from..to].
-local function hold(queue, ids, from, to)
-    local before, lines = granted[queue], table.concat(ids, '\n', from, to)
+-- A claim was granted ids[from..to]. `text`: these, a line each, if that is known.
+local function hold(queue, ids, from, to, text)
+    local before, lines = granted[queue], text or table.concat(ids, '\n', from, to)
     granted[queue] = before and before .. '\n' .. lines or lines
     call('HSET', P .. 'l:' .. queue, lease, granted[queue])
     call('HINCRBY', P .. 'k:' .. queue, lease, to - from + 1)
@@ -42,7 +42,7 @@ local function hold(queue, ids, from, to)
 end
 
 -- Jobs of one queue that left their lanes become held, in this order.
-local function grant(ids, queue, from, to)
+local function grant(ids, queue, from, to, text)
     local held, h, plain = { LISTLESS, ROOMY }, 2, holder('.', lease, queue)
     for i = from, to do
         held[h + 1], held[h + 2], h = ids[i], plain, h + 2
@@ -53,7 +53,7 @@ local function grant(ids, queue, from, to)
         seldom().grant_special(ids, queue, from, to, held)
     end
     many('HSET', HELD, held, 1, h)
-    hold(queue, ids, from, to)
+    hold(queue, ids, from, to, text)
 end
 
 -- Functions are made in each call of a script, and to make those that few claims need took longer than the others' work.
@@ -80,7 +80,7 @@ local function take_bundled(found)
     local count = carried(found.ids, found.count)
     if count > 0 then
         take_bundles(found, count)
-        grant(found.ids, string.sub(found.lane, 2), 1, count)
+        grant(found.ids, string.sub(found.lane, 2), 1, count, count == found.count and found.lines or nil)
     end
 end
 
