@@ -26,7 +26,7 @@ from culm.errors import (
     TimedOut,
 )
 from culm.outcome import Cancelled, Expired, Failed, Final, Lost, Succeeded
-from culm.store import Absent, Ended, JobView, Pending, State, Tells
+from culm.store import Absent, Ended, FullStore, JobView, Pending, State, TellsEnds
 
 if TYPE_CHECKING:
     from culm.app import App
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from culm.task import AnyTask
 
 R = TypeVar("R")
-Answer: TypeAlias = Ended | Pending | Absent | StoreUnavailable
+Answer: TypeAlias = Ended | Pending | Absent
 
 
 class Progress(Struct, frozen=True, array_like=True, gc=False):
@@ -95,15 +95,15 @@ class Handle(Generic[R]):
             NotAuthentic, PayloadMissing: its result is not what the app's keys demand, or was stored apart and is not there.
             ResultPending: it leaves only when the task that awaits it here has ended.
         """
-        first: Answer | None = None
-        store = self.app.store
+        store, first, patience = self.app.store, None, None
         tell = _told_by(type(store)) if timeout is None and self._leaves_with is None else None
         if tell is not None and (told := tell(store, self.id)) is not None:  # as _ended() does, without two coroutines more
             try:
                 first = await told
             except StoreUnavailable as e:
-                first = e
-        outcome = first.outcome if type(first) is Ended else await self._ended(maybe_ms(timeout, "timeout"), first)
+                told, patience = None, _Patience()  # else the error would hold this frame, and this frame the error
+                await patience.bear(e)
+        outcome = first.outcome if type(first) is Ended else await self._ended(store, maybe_ms(timeout, "timeout"), first, patience)
         if not isinstance(outcome, Succeeded):
             raise _as_error(self.id, outcome)
         payloads, data = self.app.payloads, outcome.value
@@ -192,22 +192,25 @@ class Handle(Generic[R]):
 
     # -- inside -------------------------------------------------------------------------------------------------------------
 
-    async def _ended(self, timeout_ms: int | None, first: Answer | None) -> Final:
-        """How it ended. `first`: what the store has said already."""
+    async def _ended(self, store: FullStore, timeout_ms: int | None, first: Answer | None, patience: _Patience | None) -> Final:
+        """How it ended.
+
+        Args:
+            first: what the store has said already.
+            patience: with that store, if it was needed already.
+        """
         if self._leaves_with is not None:
             self._refuse_pending()
-        store, for_ms, patience = self.app.store, LOOK_MS, None
+        for_ms = LOOK_MS
         ends_at = inf if timeout_ms is None else asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
             if timeout_ms is not None:
                 for_ms = min(LOOK_MS, max(0, round((ends_at - asyncio.get_running_loop().time()) * 1000)))
             try:
-                found, first = first if first is not None else await store.outcome(self.id, for_ms=for_ms), None
+                found, first = first or await store.outcome(self.id, for_ms=for_ms), None
             except StoreUnavailable as e:
-                found = e
-            if isinstance(found, StoreUnavailable):
                 patience = patience or _Patience(ends_at)
-                await patience.bear(found)
+                await patience.bear(e)
                 continue
             if type(found) is Ended:
                 return found.outcome
@@ -229,8 +232,9 @@ class Handle(Generic[R]):
 
 
 @cache
-def _told_by(store: type[Any]) -> Callable[[Any, str], asyncio.Future[Ended | Pending | Absent] | None] | None:
-    return store.told if issubclass(store, Tells) else None
+def _told_by(store: type[Any]) -> Callable[[Any, str], asyncio.Future[Answer] | None] | None:
+    """Its class's `told`, if it has one: to ask an object whether it fits a protocol takes longer than the wait."""
+    return store.told if issubclass(store, TellsEnds) else None
 
 
 def _as_error(job_id: str, outcome: Failed | Cancelled | Expired | Lost) -> CulmError:

@@ -342,11 +342,14 @@ class Prompt(Protocol):
 
 
 @runtime_checkable
-class Tells(Protocol):
+class TellsEnds(Protocol):
     """A store that can be asked how a job ended without a coroutine."""
 
     def told(self, job_id: str) -> asyncio.Future[Ended | Pending | Absent] | None:
-        """How the job ended, as soon as it has; Pending after a second. None: ask `outcome`."""
+        """How the job ended, as soon as it has; Pending after a second. None: ask `outcome`, which may take a while to begin.
+
+        Whoever awaits it may be cancelled, and it with him. Raises, there, what `outcome` raises.
+        """
         ...
 
 

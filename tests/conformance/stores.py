@@ -47,13 +47,14 @@ def redis(_: Path, clock: Clock) -> FullStore:
 
 
 class _SmallBundles(Scripts):
-    """Two jobs that are sent together lie together, three at most."""
+    """Two jobs that are sent together lie together, three at most; and claims find their lanes as where there are many."""
 
     def __getitem__(self, name: str) -> Script:
         text = super().__getitem__(name).text.decode()
         for usual, small, there in (
             ("MANY, SMALL = 10,", "MANY, SMALL = 2,", name == "send"),
             ("TOGETHER = 100 ", "TOGETHER = 3 ", name != "send_one"),
+            ("MOST_INLINE, FEW_LANES = 16777216, 64, 8", "MOST_INLINE, FEW_LANES = 16777216, 64, 0", name == "claim"),
         ):
             assert text.count(usual) == there, f"{name}.lua no longer says {usual}"
             text = text.replace(usual, small)

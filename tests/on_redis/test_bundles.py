@@ -264,6 +264,36 @@ async def test_what_a_claim_looked_at_and_did_not_take_stays(server: RedisServer
         await store.close()
 
 
+@pytest.mark.parametrize("limit", [1, 5, 12, 50])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [f"{n:02}" for n in range(12)],
+        ["a0", "b", "cc0", "a1", "d", "cc1", "a2", "e", "cc2", "a3", "f", "cc3"],  # as much text as if all were as long as the first
+        ["%s", "%%", " ", "c", "1x", "-", "é", "日", "a" * 400, "b" * 300, "[^", "x"],
+        ["abc", *"0123456789", "z"],
+        ["a" * 200, *"bcdefghijklm"],
+    ],
+    ids=["equally long", "two letters on average", "strange", "as long as two with a line's end between", "the first is the longest"],
+)
+async def test_ids_of_any_length_come_out_as_they_went_in(ids: list[str], limit: int, server: RedisServer) -> None:
+    store = RedisStore(parse(server.url))
+    try:
+        await store.commit([Commit(send=tuple(Job(id=i, task="t", queue="mail") for i in ids))], batch=("app", 1))
+        assert server.read("HLEN", store.address.prefix + "bundled") == 1
+        claimed: list[str] = []
+        for number in range(len(ids)):
+            granted = await store.claim(["mail"], lease=f"w/{number}", limit=limit, for_ms=60_000)
+            assert [d.job.id for d in granted.deliveries] == ids[len(claimed) : len(claimed) + limit]
+            claimed += [d.job.id for d in granted.deliveries]
+            ends = [Commit(fence=Held(d.job.id, d.lease), outcome=Succeeded()) for d in granted.deliveries]
+            assert await store.commit(ends, batch=("w", number + 1)) == ["applied"] * len(ends)
+        assert claimed == ids
+        assert await _left(store) == 0
+    finally:
+        await store.close()
+
+
 async def test_when_the_clock_went_back_they_are_due_later(server: RedisServer) -> None:
     clock = ManualClock()
     store = RedisStore(parse(server.url), clock=clock)

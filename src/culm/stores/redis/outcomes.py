@@ -80,7 +80,7 @@ class Outcomes:
 
     def look(self, job_id: str) -> Waiting:
         """How it ended, if it has."""
-        waiting: Waiting = self._link.loop.create_future()
+        waiting: Waiting = self._loop.create_future()
         self._look("", job_id, waiting)
         return waiting
 
@@ -126,7 +126,7 @@ class Outcomes:
         looks = self._looks[channel]
         looks.append((job_id, waiting))
         if len(looks) == 1:
-            task = self._link.loop.create_task(self._look_all(channel))
+            task = self._loop.create_task(self._look_all(channel))
             self._looking.add(task)
             task.add_done_callback(self._looking.discard)
 
@@ -164,7 +164,7 @@ class Outcomes:
         """Subscribe, once, before the first wait. Without a subscription there is still the look."""
         listening = self._listening
         if listening is None or (listening.done() and (listening.cancelled() or listening.exception() is not None)):
-            listening = self._listening = self._link.loop.create_task(self._news.subscribe(self._channel, self._told))
+            listening = self._listening = self._loop.create_task(self._news.subscribe(self._channel, self._told))
         with suppress(TimeoutError, StoreUnavailable):
             async with asyncio.timeout(min(for_ms, LOOK_MS) / 1000):
                 await asyncio.shield(listening)
@@ -186,10 +186,10 @@ class Outcomes:
 
     def _tick_later(self) -> None:
         self._ticking = True
-        self._link.loop.call_later(TICK_S, self._tick)
+        self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now, over = self._link.loop.time(), list[tuple[str, Waiting, bool]]()
+        now, over = self._loop.time(), list[tuple[str, Waiting, bool]]()
         for waiting, (job_id, looked, ends_at) in self._line.items():
             if ends_at > now:
                 break

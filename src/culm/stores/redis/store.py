@@ -74,7 +74,7 @@ class _Ends:
             here = store.cluster.here()
             self.link = SlotLink(here, store.address)
             self.news, self._own_news = here.news, False
-        self.outcomes = Outcomes(self.link, self.news, store.now, prefix, TOLD + secrets.token_urlsafe(12))
+        self.outcomes = Outcomes(self.link, self.news, store.now, prefix, TOLD + secrets.token_urlsafe(6))
         self.jobs = reads.Jobs(self.link, prefix, store.now)
 
     def close(self) -> None:

@@ -63,11 +63,8 @@ local function leave_bundle(row)
         return
     end
     local _, member = bundles_until(row.lane, row.due, row.n)
-    local place = member and place_after(member, row.n) or INF
-    if place == INF then
-        return
-    end
-    local ids, count = ids_in(member)
+    local ids, place = {}, member and place_after(member, row.n) or INF
+    local count = place < INF and unfold(member, ids, 0) or 0
     if ids[place + 1] ~= row.id then
         return
     end

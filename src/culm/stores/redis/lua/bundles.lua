@@ -6,25 +6,16 @@ local function bundles_of(lane)
     return P .. 'g:' .. lane
 end
 
--- The ids of a member, how many they are, and the same as one text, a line each. Most are equally long: one call takes them apart.
-local function ids_in(member)
-    local size = (string.find(member, '\n', 17, true) or #member + 1) - 16
-    local count = (#member - 15) / size
-    if count <= TOGETHER and count % 1 == 0 then
-        local one = 'c' .. size - 1
-        local ids = { struct.unpack(string.rep(one .. 'x', count - 1) .. one, member, 17) }
-        ids[count + 1] = nil -- where it came to
-        local lines = table.concat(ids, '\n')
-        if string.find(member, lines, 17, true) == 17 then
-            return ids, count, lines
-        end
-    end
-    local ids, n, lines = {}, 0, string.sub(member, 17)
-    for id in string.gmatch(lines, '[^\n]+') do
-        n = n + 1
-        ids[n] = id
-    end
-    return ids, n, lines
+-- Add up to `most - count` of a member's ids, one at least, to a list of `count` -> how many it has now; where the others begin
+local function unfold(member, ids, count, most)
+    local at = 17
+    repeat
+        local ends = string.find(member, '\n', at, true)
+        count = count + 1
+        ids[count] = string.sub(member, at, (ends or 0) - 1)
+        at = ends and ends + 1 or #member + 1
+    until not ends or count == most
+    return count, at
 end
 
 -- The `n` of the one that so many of a member are before.
@@ -42,24 +33,10 @@ local function unbundle(lane, count)
     end
 end
 
--- Add what of a member is not too many to `found`: to its ids and its `count`. `lines`: these as one text, while they are all of one member.
-local function add_member(found, member, want)
-    local ids, n, lines = ids_in(member)
-    if found.count == 0 and n <= want then
-        found.ids, found.count, found.lines = ids, n, lines
-        return
-    end
-    local used = math.min(n, want - found.count)
-    for i = 1, used do
-        found.ids[found.count + i] = ids[i]
-    end
-    found.count, found.lines = found.count + used, nil
-    found.rest_from = 18 + #table.concat(ids, '\n', 1, used)
-end
-
--- What a lane has in bundles that is due until then, the earliest first: `want` jobs at most. -> nil: nothing
+-- What a lane has in bundles that is due until then, the earliest first: `want` jobs at most. -> nil: nothing. `lines`: their ids as one text,
+-- if that was at hand.
 local function bundles_in(lane, want, until_ms)
-    local found, most = { lane = lane, members = {}, dues = {}, ids = {}, ends = {}, count = 0 }, math.ceil(want / TOGETHER) + 1
+    local found, most = { lane = lane, members = {}, dues = {}, ids = {}, ends = {}, count = 0 }, math.ceil(want / TOGETHER)
     repeat
         local asked, last = most, #found.members
         local some = call('ZRANGEBYSCORE', bundles_of(lane), '-inf', until_ms, 'WITHSCORES', 'LIMIT', last, asked)
@@ -67,19 +44,23 @@ local function bundles_in(lane, want, until_ms)
             if found.count < want then
                 last = last + 1
                 found.members[last], found.dues[last] = some[i], some[i + 1]
-                add_member(found, some[i], want)
+                found.count, found.rest_from = unfold(some[i], found.ids, found.count, want)
                 found.ends[last] = found.count
             end
         end
         most = 2 * asked
     until #some < 2 * asked or found.count >= want
-    return found.count > 0 and found or nil
+    local first = found.members[1]
+    if first and not found.members[2] and found.rest_from > #first then
+        found.lines = string.sub(first, 17)
+    end
+    return first and found
 end
 
 -- The first `count` jobs of these leave their lane.
 local function take_bundles(found, count)
     local key, whole, last = bundles_of(found.lane), 0, #found.members
-    local beyond = found.rest_from and string.sub(found.members[last], found.rest_from) or '' -- what of the last was too many
+    local beyond = string.sub(found.members[last], found.rest_from) -- what of the last was too many
     while whole < last and found.ends[whole + 1] <= count and (whole + 1 < last or beyond == '') do
         whole = whole + 1
     end

@@ -163,9 +163,9 @@ local function apply(c)
 end
 
 local known = call('GET', P .. 'b:' .. ARGV[2])
-local last, answered = string.match(known or '', '^(%d+) (%a*)$')
+local last = known and string.match(known, '^%d+')
 if known and tonumber(ARGV[3]) <= tonumber(last) then
-    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[5]))
+    return ARGV[3] == last and string.sub(known, #last + 2) or string.rep('l', tonumber(ARGV[5]))
 end
 local answers = {}
 for i = 1, tonumber(ARGV[5]) do

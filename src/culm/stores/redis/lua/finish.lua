@@ -4,9 +4,9 @@
 -- -> the answers, a letter each; or 0: one was not as expected, nothing was written
 local client, total = P .. 'b:' .. ARGV[2], tonumber(ARGV[5])
 local known = call('GET', client)
-local last, answered = string.match(known or '', '^(%d+) (%a*)$')
+local last = known and string.match(known, '^%d+')
 if known and tonumber(ARGV[3]) <= tonumber(last) then
-    return ARGV[3] == last and answered or string.rep('l', total)
+    return ARGV[3] == last and string.sub(known, #last + 2) or string.rep('l', total)
 end
 
 -- All that the lease was granted in this queue, and nothing of it is special. From a few on that costs less than to look at each.

@@ -1,6 +1,6 @@
 -- What most scripts begin with: names, which cost nothing; whatever is put together later is so for each call. P is the prefix of the namespace's keys; scripts.py writes it in. ARGV[1] is now in ms ('': the server's
 -- clock). The keys: docs/redis.md.
-local call = redis.call
+local call, ARGV = redis.call, ARGV -- the latter is a global, which is looked up at each use
 local HELD, STATE, LANES, DEAD, EXPIRE, SCOPES = P .. 'held', P .. 'state', P .. 'lanes', P .. 'letters', P .. 'expire', P .. 'scopes'
 local WAITS, TOMBS, PAUSED, JOBS, OUTCOMES = P .. 'waits', P .. 'tombs', P .. 'paused', P .. 'jobs', P .. 'outcomes'
 local LARGE, REPLAYS, BUNDLED = P .. 'large', P .. 'replays', P .. 'bundled'

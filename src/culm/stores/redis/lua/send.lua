@@ -5,9 +5,9 @@
 local MANY, SMALL = 10, 128 -- new members that are worth a few calls; a server keeps a list no longer than that
 local client, n = P .. 'b:' .. ARGV[2], tonumber(ARGV[6])
 local known = call('GET', client)
-local last, answered = string.match(known or '', '^(%d+) (%a*)$')
+local last = known and string.match(known, '^%d+')
 if known and tonumber(ARGV[3]) <= tonumber(last) then
-    return ARGV[3] == last and answered or string.rep('l', tonumber(ARGV[5]))
+    return ARGV[3] == last and string.sub(known, #last + 2) or string.rep('l', tonumber(ARGV[5]))
 end
 
 local function known_to(command, key)

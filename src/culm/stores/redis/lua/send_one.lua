@@ -13,10 +13,10 @@ local function as_before()
 end
 
 if known then
-    local last, answered = string.match(known, '^(%d+) (%a*)$')
+    local last = string.match(known, '^%d+')
     if tonumber(number) <= tonumber(last) then
         as_before()
-        return number == last and answered or 'l'
+        return number == last and string.sub(known, #last + 2) or 'l'
     end
 end
 local now = tonumber(ARGV[1])

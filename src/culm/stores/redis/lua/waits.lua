@@ -26,7 +26,7 @@ end
 local function bundled_ahead()
     local count, last = bundles_until(row.lane, row.due, row.n)
     if last then
-        return jobs_between(row.lane, 0, count - 2) + math.min(select(2, ids_in(last)), place_after(last, row.n))
+        return jobs_between(row.lane, 0, count - 2) + math.min(unfold(last, {}, 0), place_after(last, row.n))
     end
     return jobs_between(row.lane, 0, count - 1)
 end
