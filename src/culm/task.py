@@ -230,7 +230,7 @@ def _posted(bound: Bound[Any], attempt: Attempt | None) -> tuple[str, Awaitable[
         return job_id, _stored(app, make_job(bound, job_id), options)
     job = replace(task.blank, id=job_id, args=bound.args)
     if options.within is not None:
-        return job_id, send_within(app, Commit(send=(job,)), options.within)
+        return job_id, _answer(app, job, options)
     # As _answer() does, without two calls more.
     return job_id, app.gatherer().submit(Commit(send=(job,)), weight=2 + (len(bound.args) >> 12), fresh=not options.id)
 
