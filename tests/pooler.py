@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -54,9 +55,14 @@ class PgBouncer:
                 raise RuntimeError(f"pgbouncer did not start:\n{self._log.read_text()[-2000:] if self._log.exists() else ''}")
             time.sleep(0.02)
 
-    def _answers(self) -> bool:
-        command = ["psql", "-XAtqc", "SELECT 1", f"postgresql://{self._server.USER}@{HOST}:{self.port}/postgres"]
+    def _answers(self, sql: str = "SELECT 1") -> bool:
+        command = ["psql", "-XAtqc", sql, f"postgresql://{self._server.USER}@{HOST}:{self.port}/postgres"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def spread(self) -> None:
+        """Use several connections to the server at once: from then on transactions go over these in turn, instead of all over the first."""
+        with ThreadPoolExecutor(3) as pool:
+            assert all(pool.map(self._answers, ["SELECT pg_sleep(1)"] * 3))
 
     def url(self, direct: str) -> str:
         """The same store as at that address of the server's, through here."""

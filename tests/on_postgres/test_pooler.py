@@ -112,7 +112,8 @@ async def sends(store: PostgresStore) -> None:
 async def test_without_listen_off_it_says_what_to_add(pooler: PgBouncer, opened: Opener, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "culm.postgres")
     url = through(pooler)
-    async with opened(url) as store, opened(url) as other:  # two, or a server of their own might be theirs by chance
+    async with opened(url) as store, opened(url) as other:
+        await asyncio.to_thread(pooler.spread)  # else all may go over one connection, or each store's over the same of two
         with pytest.raises(ConfigError, match=r"a pooler that does not keep what a session prepared; add \?listen=off to the address"):
             await asyncio.gather(sends(store), sends(other))
     assert "is a pooler; unless it keeps sessions, add ?listen=off" in caplog.text
