@@ -42,14 +42,9 @@ def head_of(like: Likeness, channel: str) -> bytes:
     return head
 
 
-def place_of(place: int) -> bytes:
-    """With what a record begins, but for what the server writes before it; its head follows, and the job."""
-    return PLACES[place] if place < len(PLACES) else b"%04x" % place
-
-
 def tail(job: Job, channel: str) -> bytes:
-    """The same for the only one of its batch."""
-    return place_of(0) + head_of(likeness(job), channel) + encode_job(job)
+    """A record, but for what the server writes before it, of the only job of its batch."""
+    return PLACES[0] + head_of(likeness(job), channel) + encode_job(job)
 
 
 def _head(like: Likeness, channel: str) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 from culm.commit import Commit, Committed
 from culm.job import Job, encode_job
 from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
-from culm.stores.redis.records import LARGE, MAX_PLACES, PLACES, Likeness, head_of, place_of, tail
+from culm.stores.redis.records import LARGE, MAX_PLACES, PLACES, Likeness, head_of, tail
 
 Word: TypeAlias = bytes | str | int
 
@@ -180,7 +180,7 @@ def sending(commits: Sequence[Commit], channel: str = "", *, fresh: bool = False
             like = job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms  # likeness(), not called for each
             if like != latest:
                 latest, lot = like, lots.get(like) or lots.setdefault(like, _Lot(head_of(like, channel)))
-            record = (PLACES[place] if place < len(PLACES) else place_of(place)) + lot.head + encode_job(job)
+            record = (PLACES[place] if place < len(PLACES) else b"%04x" % place) + lot.head + encode_job(job)
             place += 1
             if "~" in job.id or job.topic or len(record) >= LARGE:
                 return None
