@@ -85,6 +85,9 @@ class Gatherer:
             weight: how much the store writes for it, `weigh(commit)`: what is plain and small weighs 1.
             fresh: it sends new jobs under ids that were made just now, and does nothing else.
         """
+        if self._singles >= ALONE and self._prompt is not None and self._is_idle():
+            self._ask(self._first, self._prompt, alone=Batch([commit], [] if then is None else [(0, then)], fresh, None))
+            return
         self._room = room = self._room - weight
         sender = self._begin_batch(weight) if room < 0 else None
         if then is not None:
@@ -101,6 +104,9 @@ class Gatherer:
         Args:
             weight: of all of them.
         """
+        if len(commits) == 1:
+            self.post(commits[0], weight=weight)
+            return
         if not commits:
             return
         if weight > MAX_WEIGHT:
@@ -161,11 +167,9 @@ class Gatherer:
         return sender.told
 
     def _start(self, sender: Sender) -> None:
-        """It sends in the next turn of the loop: until then, commits gather. What may well be alone goes now."""
+        """It sends in the next turn of the loop: until then, commits gather."""
         if self._prompt is None:
             self._go_on(sender)
-        elif self._singles >= ALONE and self._is_quiet(but=sender):
-            self._ask(sender, self._prompt, alone=True)
         else:
             self._send_soon(sender, self._prompt)
 
@@ -197,6 +201,10 @@ class Gatherer:
         other = self._second if but is self._first else self._first
         return not self._full and (other is None or not other.busy)
 
+    def _is_idle(self) -> bool:
+        """Nothing collects, and neither sender has anything to do."""
+        return not (self._commits or self._full or self._first.busy or (self._second is not None and self._second.busy))
+
     def _send_at_once(self, sender: Sender, store: Prompt) -> None:
         """Send what has gathered, unless it had better wait."""
         if sender.task is not None or sender.asked:
@@ -206,19 +214,21 @@ class Gatherer:
         else:
             self._ask(sender, store)
 
-    def _ask(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
+    def _ask(self, sender: Sender, store: Prompt, *, alone: Batch | None = None) -> None:
         """Send the next batch, if there is one, without a task; where the store cannot be asked so, a task goes on.
 
         Args:
-            alone: a commit has come that is alone, so there is one, and nothing else is under way.
+            alone: send this one, of a commit that has come alone where commits come one by one.
         """
         sender.busy, asked = True, False
         try:
-            if alone or self._has_more(sender):
-                batch = self._next_batch(sender)
+            if alone is not None or self._has_more(sender):
+                batch = self._next_batch(sender) if alone is None else self._takes(sender, alone)
                 sender.asked = True
                 then = partial(self._answered_at_once, sender, sender.number)
-                asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=then)
+                asked = store.commit_at_once(
+                    batch.commits, batch=(sender.client, sender.number), alone=alone is not None, fresh=batch.fresh, then=then
+                )
         except Exception:  # noqa: BLE001, S110  # a task meets the same, and answers with it
             pass
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
@@ -296,20 +306,24 @@ class Gatherer:
                 then.set_result(answer)
 
     def _next_batch(self, sender: Sender) -> Batch:
-        """What that sender is to send, under a new number."""
+        """What that sender is to send."""
         if len(self._commits) >= HALVED and (other := self._idle()) is not None and self._are_for_two():
             self._halve()
             self._start(other)
         if not self._full:
             self._close_batch()
-        batch = self._full[0]
+        batch = self._takes(sender, self._full[0])
+        self._full.popleft()
+        return batch
+
+    def _takes(self, sender: Sender, batch: Batch) -> Batch:
+        """It sends that one next, under a new number."""
         self._groups.sends(batch.first_caller)
         self._batches = sender.place = self._batches + 1
         sender.number += 1
         sender.begun_at = asyncio.get_running_loop().time()
         sender.holds = not batch.fresh
         sender.batch = batch
-        self._full.popleft()
         return batch
 
     def _are_for_two(self) -> bool:

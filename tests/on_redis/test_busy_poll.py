@@ -1,10 +1,12 @@
-"""A send that follows another waits for its reply awake: it gets that reply and no other, and lets others have their turns."""
+"""A send that follows another waits for its reply awake, and so does who awaits the end of its job: each gets that reply and no other."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from math import inf
 from types import SimpleNamespace
 from typing import cast
@@ -13,8 +15,9 @@ import pytest
 
 from culm import App
 from culm.stores.redis import busy_poll, link
-from culm.stores.redis.busy_poll import IN_A_ROW, MOMENT_S, NEXT_S, QUICK_S, BusyPoll
+from culm.stores.redis.busy_poll import AWAKE_S, LONGEST_PAUSE, MOMENT_S, NEXT_S, TURN_S, BusyPoll, Tries
 from culm.stores.redis.connection import Connection
+from culm.stores.redis.give_way import GiveWay
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -26,8 +29,8 @@ class Polls:
         self.hits = self.misses = 0
         right = Connection.poll
 
-        def poll(connection: Connection, for_s: float) -> bool:
-            hit = right(connection, for_s)
+        def poll(connection: Connection, for_s: float, *, at_once: bool = False) -> bool:
+            hit = right(connection, for_s, at_once=at_once)
             self.hits, self.misses = self.hits + hit, self.misses + (not hit)
             return hit
 
@@ -38,7 +41,7 @@ class Polls:
 def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
     """However busy this machine is: whoever waits awake waits until the reply is here."""
     monkeypatch.setattr(busy_poll, "_processors", lambda: 2)
-    for name in ("MOMENT_S", "QUICK_S", "NEXT_S"):
+    for name in ("MOMENT_S", "AWAKE_S", "NEXT_S"):
         monkeypatch.setattr(busy_poll, name, 20.0)
     monkeypatch.setattr(link, "COUNT_S", inf)  # a look at how many clients there are, a second after the start, is in the way of one send
     return Polls(monkeypatch)
@@ -47,7 +50,11 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
 async def first(n: int) -> None: ...
 
 
-async def test_each_send_gets_its_reply_and_others_get_their_turns(server: RedisServer, polls: Polls) -> None:
+@pytest.mark.parametrize(("turn_s", "turns_at_least"), [(0.0, 300), (20.0, 1)])
+async def test_each_send_gets_its_reply_and_others_get_their_turns(
+    turn_s: float, turns_at_least: int, server: RedisServer, polls: Polls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(busy_poll, "TURN_S", turn_s)
     async with App(server.url) as app:
         task, turns = app.task(first), 0
 
@@ -61,7 +68,7 @@ async def test_each_send_gets_its_reply_and_others_get_their_turns(server: Redis
         sent = [(await task.enqueue(n)).id for n in range(300)]
         ticking.cancel()
         assert polls.hits >= 290
-        assert turns >= 300
+        assert turns >= turns_at_least
         assert [d.job.id for d in (await app.store.claim(["default"], lease="w/1", limit=1_000, for_ms=1_000)).deliveries] == sent
 
 
@@ -175,37 +182,132 @@ def test_who_asked_on_a_loop_that_is_gone_is_not_told_on_another() -> None:
 
 
 class World:
-    """A connection, and the time it takes."""
+    """A connection, a loop that turns when it is told to, and the time it takes."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *, processors: int = 2) -> None:
-        self.now, self.polled, self.hit = 100.0, 0, True
+    def __init__(self, patch: pytest.MonkeyPatch, *, processors: int = 2, is_here: bool = True) -> None:
+        self.now, self.hit, self.is_here, self.gives = 100.0, True, is_here, True
+        self.polls: list[bool] = []  # whether each was to call at once
+        self.answered = False
+        self.soon: list[Callable[[], None]] = []
         patch.setattr(busy_poll, "time", SimpleNamespace(perf_counter=lambda: self.now))
         patch.setattr(busy_poll, "_processors", lambda: processors)
-        self.poller = BusyPoll(on=True)
+        self.poller = BusyPoll(cast("asyncio.AbstractEventLoop", self), cast("GiveWay", self), on=True)
 
-    def poll(self, _: float) -> bool:
-        self.polled += 1
+    def poll(self, _: float, *, at_once: bool) -> bool:
+        self.polls.append(at_once)
         return self.hit
 
-    def send(self, *, after_s: float = 0.0, took_s: float = MOMENT_S) -> bool:
-        """Whether it was waited for awake."""
-        polled = self.polled
+    def has_answered(self) -> bool:
+        return self.answered
+
+    def call_soon(self, call: Callable[..., None], *words: object) -> None:
+        self.soon.append(partial(call, *words))
+
+    def gave(self) -> bool:
+        return self.gives
+
+    def turn(self) -> bool:
+        """One of the loop. Whether it would not sleep after it."""
+        soon, self.soon = self.soon, []
+        for call in soon:
+            call()
+        return bool(self.soon)
+
+    def send(self, *, after_s: float = MOMENT_S) -> bool:
+        """Whether its reply was waited for awake."""
+        polled = len(self.polls)
         self.now += after_s
         self.poller.asked(cast("Connection", self))
-        self.now += took_s
-        self.poller.replied()
-        return self.polled > polled
+        return len(self.polls) > polled
 
 
-def test_it_has_to_be_earned_and_is_lost_by_one_that_was_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_send_that_follows_another_is_waited_for_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
-    for _ in range(3):
-        assert [world.send() for _ in range(IN_A_ROW + 3)] == [False] * IN_A_ROW + [True] * 3
-        assert not world.send(after_s=2 * NEXT_S), "the next send came late"
-        world.hit = False
-        assert world.send(took_s=2 * QUICK_S)
-        world.hit = True
-    assert not any(world.send(took_s=2 * QUICK_S) for _ in range(20)), "a server that is far away"
+    assert [world.send(after_s=s) for s in (1.0, MOMENT_S, 0.9 * NEXT_S, NEXT_S, MOMENT_S)] == [False, True, True, False, True]
+
+
+def test_the_loop_has_a_turn_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    for _ in range(12):
+        world.send(after_s=TURN_S / 3.5)
+    assert world.polls == [False, True, True, True, False, True, True, True, False, True, True]
+
+
+def test_a_far_server_is_tried_more_and_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, is_here=False)
+    world.hit = False
+    world.send()
+    assert sum(world.send() for _ in range(1_000)) == 10
+    assert not world.soon
+    world.hit = True
+    assert sum(world.send() for _ in range(LONGEST_PAUSE)) >= 1
+
+
+def test_the_loop_turns_until_a_server_here_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.hit = False
+    world.send()
+    world.send()
+    assert all(world.turn() for _ in range(10))
+    world.answered = True
+    assert not world.turn()
+    world.answered = False
+    assert world.send(), "it was in time"
+    assert world.turn()
+    world.now += 1.01 * AWAKE_S
+    assert not world.turn()
+    assert [world.send(), world.send()] == [False, True], "it was late, so the next sleeps"
+    assert world.turn()
+    world.gives = False
+    assert not world.turn(), "a stranger has the processor"
+
+
+async def test_the_loop_turns_until_the_end_that_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    end = asyncio.get_running_loop().create_future()
+    world.send()
+    world.poller.awaits(end)
+    assert not world.soon, "it was not waited for, so this is not either"
+    world.send()
+    world.poller.awaits(end)
+    world.poller.awaits(end)
+    assert len(world.soon) == 1
+    assert all(world.turn() for _ in range(10))
+    end.set_result(None)
+    assert not world.turn()
+    world.now += 1.01 * AWAKE_S
+    world.poller.awaits(asyncio.get_running_loop().create_future())
+    assert not world.soon, "it was sent a while ago"
+    for turns in (True, False, True, False, False, True):
+        world.send()
+        world.poller.awaits(asyncio.get_running_loop().create_future())
+        assert world.turn() == turns
+        world.now += 1.01 * AWAKE_S
+        world.turn()
+
+
+def test_the_end_of_a_job_that_a_far_server_has_is_waited_for_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, is_here=False)
+    assert [world.send(), world.send()] == [False, True]
+    loop = asyncio.new_event_loop()
+    world.poller.awaits(loop.create_future())
+    loop.close()
+    assert not world.soon
+
+
+def test_what_fails_is_tried_again_later_and_later_until_it_succeeds() -> None:
+    tries, pauses = Tries(), list[int]()
+    for _ in range(14):
+        assert tries.may()
+        tries.failed()
+        pauses.append(0)
+        while not tries.may():
+            pauses[-1] += 1
+    assert pauses == [2**n for n in range(10)] + [LONGEST_PAUSE] * 4
+    for _ in range(12):
+        tries.succeeded()
+    tries.failed()
+    assert [tries.may(), tries.may()] == [False, True]
 
 
 def test_a_process_with_one_processor_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_a_server_is_given_way_each_time(machine: Machine) -> None:
     machine.away_s = STRANGER_S / 2
     polite = GiveWay()
     for _ in range(1_000):
-        polite.asked()
+        polite.gave()
     assert machine.yields == 1_000
 
 
@@ -49,7 +49,7 @@ def test_strangers_get_next_to_nothing(machine: Machine) -> None:
     polite, began, lost = GiveWay(), machine.now, 0.0
     while machine.now < began + 600:
         before = machine.now
-        polite.asked()
+        polite.gave()
         lost += machine.now - before
         machine.now += 0.001
     assert machine.yields > 10, "it looks again"
@@ -61,23 +61,23 @@ def test_pauses_grow_and_begin_anew_when_strangers_are_gone(machine: Machine) ->
         began, yields = machine.now, machine.yields
         while machine.yields == yields:
             machine.now += 0.001
-            polite.asked()
+            polite.gave()
         return machine.now - began
 
     polite = GiveWay()
     machine.away_s = 2 * STRANGER_S
-    polite.asked()
-    polite.asked()
+    polite.gave()
+    polite.gave()
     first, *_, last = [pause_s() for _ in range(8)]
     assert first == pytest.approx(FIRST_PAUSE_S, abs=0.01)
     assert last == pytest.approx(LONGEST_PAUSE_S, abs=0.01)
     machine.now += LONGEST_PAUSE_S
     machine.away_s = STRANGER_S / 2
     for _ in range(IN_A_ROW):
-        polite.asked()
+        polite.gave()
     machine.away_s = 2 * STRANGER_S
-    polite.asked()
-    polite.asked()
+    polite.gave()
+    polite.gave()
     assert pause_s() == pytest.approx(FIRST_PAUSE_S, abs=0.01)
 
 
@@ -86,7 +86,7 @@ def test_a_slow_moment_is_no_stranger(machine: Machine) -> None:
     polite = GiveWay()
     for n in range(1_000):
         machine.away_s = 2 * STRANGER_S if n % 10 == 9 else STRANGER_S / 2
-        polite.asked()
+        polite.gave()
     assert machine.yields == 1_000
 
 
@@ -96,7 +96,7 @@ def test_a_stranger_who_comes_and_goes_gets_little(machine: Machine) -> None:
     while machine.now < began + 600:
         machine.away_s = 2 * STRANGER_S if machine.yields % 3 == 2 else 0.0
         before = machine.now
-        polite.asked()
+        polite.gave()
         lost += machine.now - before
         machine.now += 0.001
     assert lost < 0.001 * 600

@@ -1,48 +1,100 @@
 """Busy polling: who sends one job after another gets each reply sooner than the kernel puts a process to sleep and wakes it.
 
-That takes as long as a server nearby takes to answer. So for a moment the socket is read again and again, on the event loop. It has to be
-earned, as a write on the spot has with SQLite: by a send that is alone and follows the reply to another within a millisecond, to a server
-that answered the last few within little more than that moment; on a machine with a second processor, and without TLS. A reply that does
-not come in that moment comes as always, and the next few have to be quick again.
+Sleeping and waking take as long as a server nearby takes to answer, or twice that. So a send that is alone and follows another within a
+moment waits awake, on a machine with a second processor, and without TLS. First its socket is read again and again, on the event loop,
+which stands still for that. Then, if the server is on this machine, the loop turns until the reply is here instead of sleeping: nobody
+waits for that, and it gives way (`give_way.py`). So it does where the end of a job is awaited that was sent so. What comes too late all
+the same is tried again after a while, and the more often it is late, the later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from culm.stores.redis.give_way import GiveWay
 
 if TYPE_CHECKING:
     from culm.stores.redis.connection import Connection
 
 MOMENT_S = 0.000_12
-QUICK_S = 0.000_2  # with the sleep
-NEXT_S = 0.001  # from a reply to the next send
-IN_A_ROW = 4
+AWAKE_S = 0.000_8  # from the send
+NEXT_S = 0.003  # from one send to the next
+TURN_S = 0.000_5  # as often the loop has a turn, at least
+LONGEST_PAUSE = 1_024
+
+
+class Tries:
+    """Whether to try what may fail: after a failure not for a while, and after the next for twice as long."""
+
+    def __init__(self) -> None:
+        self._skip, self._pause = 0, 1
+
+    def may(self) -> bool:
+        if self._skip:
+            self._skip -= 1
+            return False
+        return True
+
+    def failed(self) -> None:
+        self._skip, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+
+    def succeeded(self) -> None:
+        self._pause = max(1, self._pause // 2)
 
 
 class BusyPoll:
     """For the sends of one event loop.
 
     Args:
+        loop: that one.
+        give_way: gives others the processor.
         on: False: never.
     """
 
-    def __init__(self, *, on: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, give_way: GiveWay, *, on: bool) -> None:
+        self._loop = loop
+        self._give_way = give_way
         self._on = on and _processors() > 1
-        self._quick = 0  # replies in a row
-        self._asked_at = self._replied_at = 0.0
+        self._sends, self._ends = Tries(), Tries()
+        self._is_here = self._is_turning = False
+        self._asked_at = self._turned_at = 0.0
 
     def asked(self, connection: Connection) -> None:
         """A send that is alone has gone out there; wait for its reply awake, if that is worth it."""
-        self._asked_at = now = time.perf_counter()
-        if self._on and self._quick >= IN_A_ROW and now - self._replied_at < NEXT_S and not connection.poll(MOMENT_S):
-            self._quick = 0
+        last, self._asked_at = self._asked_at, (now := time.perf_counter())
+        if not self._on or now - last >= NEXT_S or not self._sends.may():
+            self._is_here = False
+            return
+        self._is_here = connection.is_here
+        at_once = now - self._turned_at < TURN_S
+        if not at_once:
+            self._turned_at = now
+        if connection.poll(MOMENT_S, at_once=at_once):
+            self._sends.succeeded()
+        elif self._is_here:
+            self._turn(connection.has_answered, self._sends)
+        else:
+            self._sends.failed()
 
-    def replied(self) -> None:
-        """The reply to it is here."""
-        self._replied_at = now = time.perf_counter()
-        self._quick = self._quick + 1 if now - self._asked_at < QUICK_S else 0
+    def awaits(self, end: asyncio.Future[Any]) -> None:
+        """Somebody awaits the end of a job. If it is the one that was sent last, and alone, that may be worth it, too."""
+        if self._is_here and not self._is_turning and time.perf_counter() - self._asked_at < AWAKE_S and self._ends.may():
+            self._turn(end.done, self._ends)
+
+    def _turn(self, is_over: Callable[[], bool], tries: Tries) -> None:
+        """The loop is not to sleep until then."""
+        self._is_turning = False
+        if is_over():
+            tries.succeeded()
+        elif time.perf_counter() - self._asked_at >= AWAKE_S:
+            tries.failed()
+        elif self._give_way.gave():
+            self._is_turning = True
+            self._loop.call_soon(self._turn, is_over, tries)
 
 
 def _processors() -> int:

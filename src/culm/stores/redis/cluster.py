@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import hiredis
 from msgspec.structs import replace
@@ -159,6 +160,8 @@ class SlotLink:
     ) -> Reply:
         await self._here.wait(queues, for_ms=for_ms)
         return None if then is None else await self.run(then[0], now, *then[1])
+
+    def awaits(self, end: asyncio.Future[Any]) -> None: ...
 
     def close(self) -> None:
         self._here.users.discard(self)

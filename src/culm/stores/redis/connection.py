@@ -104,14 +104,18 @@ class Connection(asyncio.Protocol):
         self._waiting.append(Call(call))
         self._transport.write(data)
 
-    def poll(self, for_s: float) -> bool:
-        """Read until there is a reply, for so long at most, if only one is awaited, by `tell`. Its call comes in the next turn of the loop.
+    def poll(self, for_s: float, *, at_once: bool = False) -> bool:
+        """Read until there is a reply, for so long at most, if only one is awaited, by `tell`.
+
+        Args:
+            at_once: its call comes before this returns, not in the next turn of the loop.
 
         False: nothing came.
         """
-        if len(self._waiting) != 1 or self._fd < 0 or not isinstance(call := self._waiting[0], Call):
+        if self._fd < 0 or len(self._waiting) != 1 or not isinstance(call := self._waiting[0], Call):
             return False
-        call.soon = self._loop
+        if not at_once:
+            call.soon = self._loop
         until = time.perf_counter() + for_s
         try:
             while time.perf_counter() < until:
@@ -127,6 +131,10 @@ class Connection(asyncio.Protocol):
         except BaseException:  # a signal raised: what was read may be lost, and the next reply would be taken for this one
             self.close("was interrupted")
             raise
+        return not self._waiting
+
+    def has_answered(self) -> bool:
+        """Nothing that was asked is unanswered."""
         return not self._waiting
 
     def say(self, *command: Word) -> None:

@@ -30,21 +30,22 @@ class GiveWay:
         self._strikes = 0
         self._in_a_row = 0
 
-    def asked(self) -> None:
-        """Something has gone to a server on this machine."""
+    def gave(self) -> bool:
+        """Yield. False: a stranger had the processor, or would have it."""
         began = time.perf_counter()
         if not self._on or began < self._ends_at:
-            return
+            return False
         os.sched_yield()
         away_s = time.perf_counter() - began
         if away_s >= STRANGER_S:
             self._was_long(began + away_s)
-            return
+            return False
         if away_s >= USED_S:
             self._strikes = max(0, self._strikes - 1)
         self._in_a_row += 1
         if self._in_a_row == IN_A_ROW:
             self._pause_s = FIRST_PAUSE_S
+        return True
 
     def _was_long(self, now: float) -> None:
         self._in_a_row = 0

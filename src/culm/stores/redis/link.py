@@ -53,8 +53,8 @@ class Link:
         self._main: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._scripts = Scripts(self._prefix)
-        self._busy_poll = BusyPoll(on=address.busy_poll)
         self._give_way = GiveWay()
+        self._busy_poll = BusyPoll(self.loop, self._give_way, on=address.busy_poll)
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
@@ -72,7 +72,7 @@ class Link:
             connection = await self.connection()
         asked = connection.ask("EVALSHA", script.sha, 1, self._prefix, *words)
         if connection.is_here:
-            self._give_way.asked()
+            self._give_way.gave()
         reply = await asked
         if isinstance(reply, hiredis.ReplyError):
             if _is_unknown(reply):
@@ -89,19 +89,15 @@ class Link:
         script, connection = self._scripts[name], self._main
         if connection is None or not connection.is_open:
             return False
-        if not poll:
-            connection.tell(then, "EVALSHA", script.sha, 1, self._prefix, *words)
-            if connection.is_here:
-                self._give_way.asked()
-            return True
-
-        def told(reply: Reply) -> None:
-            self._busy_poll.replied()
-            then(reply)
-
-        connection.tell(told, "EVALSHA", script.sha, 1, self._prefix, *words)
-        self._busy_poll.asked(connection)
+        connection.tell(then, "EVALSHA", script.sha, 1, self._prefix, *words)
+        if poll:
+            self._busy_poll.asked(connection)
+        elif connection.is_here:
+            self._give_way.gave()
         return True
+
+    def awaits(self, end: asyncio.Future[Any]) -> None:
+        self._busy_poll.awaits(end)
 
     @property
     def is_open(self) -> bool:

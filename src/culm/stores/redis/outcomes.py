@@ -103,6 +103,7 @@ class Outcomes:
         if looks:
             self._unlooked.add(waiting)
             self._look(self._channel, job_id, waiting)
+        self._link.awaits(waiting)
         return waiting
 
     # -- sending --------------------------------------------------------------------------------------------------------------

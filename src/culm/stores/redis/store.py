@@ -152,7 +152,8 @@ class RedisStore:
             return False
         words = wire.finishing(commits, self._leases, self._ledger)
         if words is None:
-            channel = here.outcomes.asks(sum([len(c.send) for c in commits]))  # only here: what is sent again may have ended, and been told
+            n = len(commits[0].send) if len(commits) == 1 else sum([len(c.send) for c in commits])
+            channel = here.outcomes.asks(n)  # only here: what is sent again may have ended, and been told
             if (sent := wire.sending(commits, channel, fresh=fresh)) is None:
                 return False
             here.outcomes.sends(sent.ids, channel)

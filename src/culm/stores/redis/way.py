@@ -38,6 +38,10 @@ class Way(Protocol):
         """Until a marker is set, at most so long; `then` a script is run, and what it returns is returned."""
         ...
 
+    def awaits(self, end: asyncio.Future[Any]) -> None:
+        """Somebody awaits the end of a job from now on."""
+        ...
+
     def close(self) -> None: ...
 
 
