@@ -259,7 +259,7 @@ class Gatherer:
         finally:
             if sender.batch is not None or self._prompt is None:
                 self._go_on_or_rest(sender)
-            elif self._has_more(sender):
+            elif (self._full or self._commits) and self._has_more(sender):
                 self._send_soon(sender, self._prompt)
             else:
                 self._rest(sender)

@@ -17,12 +17,11 @@ import hiredis
 from culm.errors import StoreUnavailable
 from culm.stores.redis.faults import translated
 from culm.stores.redis.give_way import is_here
-from culm.stores.redis.wire import Word
+from culm.stores.redis.wire import Word, pack
 
 Reply: TypeAlias = Any  # bytes, int, None, a list of these, or hiredis.ReplyError
 _NOTHING = object()
 READ_BYTES = 65_536
-pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
 class Call:
@@ -97,8 +96,11 @@ class Connection(asyncio.Protocol):
 
     def tell(self, call: Callable[[Reply], None], *command: Word) -> None:
         """Ask, on a connection that is open; `call` is called with the reply, and must not raise; with None when the connection is lost."""
+        self.tell_packed(call, pack(command))
+
+    def tell_packed(self, call: Callable[[Reply], None], data: bytes) -> None:
+        """The same of a command that is packed already."""
         assert self._transport is not None
-        data = pack(command)
         if not self._waiting:
             self._waits_since = self._loop.time()
         self._waiting.append(Call(call))

@@ -24,7 +24,7 @@ from culm.stores.redis.pace import Pace
 from culm.stores.redis.scripts import Scripts
 from culm.stores.redis.sentinel import Sentinels
 from culm.stores.redis.server import Server, clients_in, inspect
-from culm.stores.redis.wire import Word
+from culm.stores.redis.wire import Word, packed_words
 
 CONNECT_S = 5.0
 REPLY_S = 5.0  # without any reply: the connection is taken for dead
@@ -33,6 +33,7 @@ GRACE_S = 2.0  # how much later than asked for a wait may end
 SHORTEST_S = 0.002  # a server before 7.0 takes a shorter wait for one without an end
 BRIEF_MS = 50  # a wait of no more needs no look before it: the script behind it comes soon enough
 MOST_SPARE = 4
+ONE_WORDS = 13  # of a command that runs send_one.lua
 PIPELINED = ("send", "send_one")  # scripts of which one may be asked before the former has answered
 
 
@@ -55,6 +56,7 @@ class Link:
         self._scripts = Scripts(self._prefix)
         self._give_way = GiveWay()
         self._busy_poll = BusyPoll(self.loop, self._give_way, on=address.busy_poll)
+        self._opens_for, self._opening = "", b""  # of which client the last send was that was alone; what precedes its number
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
@@ -80,20 +82,31 @@ class Link:
             self._judge(connection, reply)
         return value(reply)
 
-    def start(self, name: str, *words: Word, then: Callable[[Reply], None], poll: bool) -> bool:
-        """Call `then` with what the script returns, whatever that is; None: it is not known. False: there is no connection now.
-
-        Args:
-            poll: it is a send that is alone, whose reply may be worth busy polling.
-        """
+    def start(self, name: str, *words: Word, then: Callable[[Reply], None]) -> bool:
+        """Call `then` with what the script returns, whatever that is; None: it is not known. False: there is no connection now."""
         script, connection = self._scripts[name], self._main
         if connection is None or not connection.is_open:
             return False
         connection.tell(then, "EVALSHA", script.sha, 1, self._prefix, *words)
-        if poll:
-            self._busy_poll.asked(connection)
-        elif connection.is_here:
+        if connection.is_here:
             self._give_way.gave()
+        return True
+
+    def start_one(self, client: str, number: int, words: bytes, *, then: Callable[[Reply], None]) -> bool:
+        """The same of send_one.lua, by the server's clock, for a send that is alone, whose reply may be worth busy polling.
+
+        Args:
+            words: those behind the batch's number, as they travel.
+        """
+        connection = self._main
+        if connection is None or not connection.is_open:
+            return False
+        if client != self._opens_for:
+            opening = packed_words("EVALSHA", self._scripts["send_one"].sha, 1, self._prefix, "", client)
+            self._opens_for, self._opening = client, b"*%d\r\n%b" % (ONE_WORDS, opening)
+        digits = b"%d" % number
+        connection.tell_packed(then, b"%b$%d\r\n%b\r\n%b" % (self._opening, len(digits), digits, words))
+        self._busy_poll.asked(connection)
         return True
 
     def awaits(self, end: asyncio.Future[Any]) -> None:

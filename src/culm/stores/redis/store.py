@@ -13,6 +13,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -147,29 +148,35 @@ class RedisStore:
     def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:
         """As `commit`, of what is plain; whatever turns out not to be is not known."""
         here = self._here()
-        link, sent, script, channel = here.link, None, "finish", ""
+        link, outcomes = here.link, here.outcomes
         if not isinstance(link, Link) or not link.is_open:
             return False
-        words = wire.finishing(commits, self._leases, self._ledger)
-        if words is None:
-            n = len(commits[0].send) if len(commits) == 1 else sum([len(c.send) for c in commits])
-            channel = here.outcomes.asks(n)  # only here: what is sent again may have ended, and been told
-            if (sent := wire.sending(commits, channel, fresh=fresh)) is None:
-                return False
-            here.outcomes.sends(sent.ids, channel)
-            script, words = sent.script, sent.words
+        if (words := wire.finishing(commits, self._leases, self._ledger)) is not None:
+
+            def finished(letters: Reply) -> None:
+                if isinstance(letters, bytes):
+                    self._leases.forget(commits)
+                then(wire.answers(letters) if isinstance(letters, bytes) else None)
+
+            return link.start("finish", self.now(), *batch, *words, then=finished)
+        # Only here: what is sent again may have ended, and been told.
+        channel = outcomes.asks(len(commits[0].send) if len(commits) == 1 else sum([len(c.send) for c in commits]))
+        if alone and self._clock is None and (one := wire.packed_one(commits, channel)) is not None:
+            ids: Sequence[str] = [commits[0].send[0].id]
+            send = partial(link.start_one, *batch, one)
+        elif (sent := wire.sending(commits, channel, fresh=fresh)) is not None:
+            ids = sent.ids
+            send = partial(link.start, sent.script, self.now(), *batch, *sent.words)
+        else:
+            return False
+        outcomes.sends(ids, channel)
 
         def answered(letters: Reply) -> None:
-            if channel and sent is not None:
-                here.outcomes.sent(sent.ids, asked=isinstance(letters, bytes))
-            if not isinstance(letters, bytes):
-                then(None)
-                return
-            if sent is None:
-                self._leases.forget(commits)
-            then(wire.answers(letters))
+            if channel:
+                outcomes.sent(ids, asked=isinstance(letters, bytes))
+            then(wire.answers(letters) if isinstance(letters, bytes) else None)
 
-        return link.start(script, self.now(), *batch, *words, then=answered, poll=alone and script == "send_one")
+        return send(then=answered)
 
     async def claim(self, queues: Sequence[str], *, lease: str, limit: int, for_ms: int, order: ClaimOrder = "priority") -> Claimed:
         return await self._granted(queues, lease, await self._run("claim", *self._asked(queues, lease, limit, for_ms, order)))

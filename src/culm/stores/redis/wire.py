@@ -7,18 +7,21 @@ one of them is not as plain as it looked, it writes nothing, and the same batch 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import hiredis
 import msgspec
 
 from culm.commit import Commit, Committed
 from culm.job import Job, encode_job
 from culm.outcome import DEAD, ENDINGS, Outcome, Released, Retried, Snoozed, Suspended, encode_outcome
-from culm.stores.redis.records import LARGE, MAX_PLACES, PLACES, Likeness, head_of, tail
+from culm.stores.redis.records import LARGE, MAX_PLACES, PLACES, Likeness, head_of, likeness, tail
 
 Word: TypeAlias = bytes | str | int
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 _NO_GROUP: Word = -1  # kept for no time that there is
 MOST_TOLD = 4_096  # bytes of an outcome that is told; a larger one is looked for
@@ -199,10 +202,40 @@ def sending(commits: Sequence[Commit], channel: str = "", *, fresh: bool = False
 
 def _sending_one(c: Commit, job: Job, channel: str) -> Sending | None:
     record = tail(job, channel)
-    if c.fence is not None or c.emit or c.triggers or c.records or c.cancel or "~" in job.id or job.topic or len(record) >= LARGE:
+    if not _is_plain(c, job, record):
         return None
     after: Word = "-" if job.after_ms is None else job.after_ms
     return Sending("send_one", [job.id], [job.id, record, f"{job.priority}{job.queue}", job.queue, after, job.at_ms or 0])
+
+
+def _is_plain(c: Commit, job: Job, record: bytes) -> bool:
+    """The commit does nothing but send that new root."""
+    return not (c.emit or c.triggers or c.records or c.cancel or job.topic or c.fence is not None or "~" in job.id or len(record) >= LARGE)
+
+
+def packed_one(commits: Sequence[Commit], channel: str) -> bytes | None:
+    """The words of send_one.lua behind the batch's number, as they travel; None: it is not for that."""
+    if len(commits) != 1 or len(commits[0].send) != 1:
+        return None
+    c, job = commits[0], commits[0].send[0]
+    head, place = _packed(likeness(job), channel)
+    record = PLACES[0] + head + encode_job(job)
+    if not _is_plain(c, job, record):
+        return None
+    job_id = job.id.encode()
+    return b"$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (len(job_id), job_id, len(record), record, place)
+
+
+@lru_cache(1_000)
+def _packed(like: Likeness, channel: str) -> tuple[bytes, bytes]:
+    """The head of such a record, and the words behind the record."""
+    queue, _, _, after, at, priority, _ = like
+    return head_of(like, channel), packed_words(f"{priority}{queue}", queue, "-" if after is None else after, at or 0)
+
+
+def packed_words(*words: Word) -> bytes:
+    """As they travel, without how many there are."""
+    return pack(words).partition(b"\r\n")[2]
 
 
 def anything(commits: Sequence[Commit], ledger: str) -> list[Word]:

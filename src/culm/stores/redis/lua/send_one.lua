@@ -19,21 +19,23 @@ if known then
         return number == last and string.sub(known, #last + 2) or 'l'
     end
 end
-local now = tonumber(ARGV[1])
+local now, text = tonumber(ARGV[1]), ARGV[1]
 if not now then
     local time = call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
+    text = time[1] .. (#time[2] == 6 and string.sub(time[2], 1, 3) or string.format('%03d', math.floor(time[2] / 1000)))
+    now = tonumber(text)
 end
-local seq, id, tail, after = string.format('%012x', call('INCR', P .. 'n')), ARGV[4], ARGV[5], ARGV[8]
+local seq, id, tail, queue, after = string.format('%012x', call('INCR', P .. 'n')), ARGV[4], ARGV[5], ARGV[7], ARGV[8]
 local record = '\148\207' .. struct.pack('>I8', now) .. '\176' .. seq .. tail
-if call('EXISTS', P .. 'tombs', P .. 'scopes') > 0 or call('HSETNX', P .. 'jobs', id, record) == 0 then
+local found = call('EXISTS', P .. 'm:' .. queue, P .. 'tombs', P .. 'tombs', P .. 'scopes', P .. 'scopes') -- 1: the marker only
+if found > 1 or call('HSETNX', P .. 'jobs', id, record) == 0 then
     as_before()
     return 0
 end
-local due = after == '-' and 'inf' or string.format('%.0f', math.max(now + after, tonumber(ARGV[9])))
+local due = after == '-' and 'inf' or after == '0' and ARGV[9] == '0' and text or string.format('%.0f', math.max(now + after, tonumber(ARGV[9])))
 call('ZADD', P .. 'q:' .. ARGV[6], due, seq .. string.sub(tail, 1, 4) .. id)
 call('SADD', P .. 'lanes', ARGV[6])
-if after ~= '-' then
-    call('ZADD', P .. 'm:' .. ARGV[7], '0', '1')
+if after ~= '-' and found == 0 then
+    call('ZADD', P .. 'm:' .. queue, '0', '1')
 end
 return 'a'
