@@ -86,7 +86,8 @@ class Gatherer:
             fresh: it sends new jobs under ids that were made just now, and does nothing else.
         """
         if self._singles >= ALONE and self._prompt is not None and self._is_idle():
-            self._ask(self._first, self._prompt, alone=Batch([commit], [] if then is None else [(0, then)], fresh, None))
+            self._full.append(Batch([commit], [] if then is None else [(0, then)], fresh, None))
+            self._ask(self._first, self._prompt, alone=True)
             return
         self._room = room = self._room - weight
         sender = self._begin_batch(weight) if room < 0 else None
@@ -214,21 +215,20 @@ class Gatherer:
         else:
             self._ask(sender, store)
 
-    def _ask(self, sender: Sender, store: Prompt, *, alone: Batch | None = None) -> None:
+    def _ask(self, sender: Sender, store: Prompt, *, alone: bool = False) -> None:
         """Send the next batch, if there is one, without a task; where the store cannot be asked so, a task goes on.
 
         Args:
-            alone: send this one, of a commit that has come alone where commits come one by one.
+            alone: a commit has come that is alone, so there is one, and nothing else is under way.
         """
-        sender.busy, asked = True, False
+        asked = False
         try:
-            if alone is not None or self._has_more(sender):
-                batch = self._next_batch(sender) if alone is None else self._takes(sender, alone)
+            sender.busy = True
+            if alone or self._has_more(sender):
+                batch = self._next_batch(sender)
                 sender.asked = True
                 then = partial(self._answered_at_once, sender, sender.number)
-                asked = store.commit_at_once(
-                    batch.commits, batch=(sender.client, sender.number), alone=alone is not None, fresh=batch.fresh, then=then
-                )
+                asked = store.commit_at_once(batch.commits, batch=(sender.client, sender.number), alone=alone, fresh=batch.fresh, then=then)
         except Exception:  # noqa: BLE001, S110  # a task meets the same, and answers with it
             pass
         finally:  # a signal may raise in there: the batch goes on all the same, under its number
@@ -306,24 +306,20 @@ class Gatherer:
                 then.set_result(answer)
 
     def _next_batch(self, sender: Sender) -> Batch:
-        """What that sender is to send."""
+        """What that sender is to send, under a new number."""
         if len(self._commits) >= HALVED and (other := self._idle()) is not None and self._are_for_two():
             self._halve()
             self._start(other)
         if not self._full:
             self._close_batch()
-        batch = self._takes(sender, self._full[0])
-        self._full.popleft()
-        return batch
-
-    def _takes(self, sender: Sender, batch: Batch) -> Batch:
-        """It sends that one next, under a new number."""
+        batch = self._full[0]
         self._groups.sends(batch.first_caller)
         self._batches = sender.place = self._batches + 1
         sender.number += 1
         sender.begun_at = asyncio.get_running_loop().time()
         sender.holds = not batch.fresh
         sender.batch = batch
+        self._full.popleft()
         return batch
 
     def _are_for_two(self) -> bool:

@@ -326,7 +326,7 @@ AtOnce: TypeAlias = Callable[[list[Committed] | None], None]  # told the answers
 class Prompt(Protocol):
     """A store that can be asked for a commit without a task.
 
-    One that is `InOrder`, too, answers later; another may answer before it returns.
+    It may answer before it returns; one that is `InOrder`, too, only what is alone.
     """
 
     def commit_at_once(self, commits: Sequence[Commit], *, batch: BatchId, alone: bool, fresh: bool, then: AtOnce) -> bool:

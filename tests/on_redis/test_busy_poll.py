@@ -160,6 +160,31 @@ async def test_a_signal_that_raises_while_it_is_read_closes_the_connection(monke
     assert (replies, connection.is_open, wire.aborted) == ([b"OK", None], False, True)
 
 
+async def test_an_error_of_the_socket_is_the_transports_and_one_of_a_signals_handler_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TimeoutError is an OSError, too."""
+
+    def failing(error: OSError) -> SimpleNamespace:
+        def read(fd: int, most: int) -> bytes:
+            os.read(fd, most)
+            raise error
+
+        return SimpleNamespace(read=read)
+
+    connection = Connection("here")
+    connection.connection_made(cast("asyncio.Transport", Wire()))
+    connection.tell(lambda _: None, "OK")
+    monkeypatch.setattr("culm.stores.redis.connection.os", failing(ConnectionResetError(104, "reset")))
+    assert not connection.poll(20)
+    assert connection.is_open
+    connection = Connection("here")
+    connection.connection_made(cast("asyncio.Transport", Wire()))
+    connection.tell(lambda _: None, "OK")
+    monkeypatch.setattr("culm.stores.redis.connection.os", failing(TimeoutError("it took too long")))
+    with pytest.raises(TimeoutError, match="it took too long"):
+        connection.poll(20)
+    assert not connection.is_open
+
+
 def test_who_asked_on_a_loop_that_is_gone_is_not_told_on_another() -> None:
     async def ask(how: str) -> Connection:
         connection = Connection("here")
@@ -185,12 +210,14 @@ class World:
     """A connection, a loop that turns when it is told to, and the time it takes."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, processors: int = 2, is_here: bool = True) -> None:
-        self.now, self.hit, self.is_here, self.gives = 100.0, True, is_here, True
+        self.now, self.hit, self.is_here, self.gives, self.can_poll = 100.0, True, is_here, True, True
         self.polls: list[bool] = []  # whether each was to call at once
         self.answered = False
+        self.caller: object = None
         self.soon: list[Callable[[], None]] = []
         patch.setattr(busy_poll, "time", SimpleNamespace(perf_counter=lambda: self.now))
         patch.setattr(busy_poll, "_processors", lambda: processors)
+        patch.setattr(busy_poll, "asyncio", SimpleNamespace(current_task=lambda _: self.caller))
         self.poller = BusyPoll(cast("asyncio.AbstractEventLoop", self), cast("GiveWay", self), on=True)
 
     def poll(self, _: float, *, at_once: bool) -> bool:
@@ -270,7 +297,6 @@ async def test_the_loop_turns_until_the_end_that_is_awaited(monkeypatch: pytest.
     assert not world.soon, "it was not waited for, so this is not either"
     world.send()
     world.poller.awaits(end)
-    world.poller.awaits(end)
     assert len(world.soon) == 1
     assert all(world.turn() for _ in range(10))
     end.set_result(None)
@@ -293,6 +319,51 @@ def test_the_end_of_a_job_that_a_far_server_has_is_waited_for_asleep(monkeypatch
     world.poller.awaits(loop.create_future())
     loop.close()
     assert not world.soon
+
+
+def test_what_cannot_be_polled_is_waited_for_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on this machine, over TLS."""
+    world = World(monkeypatch)
+    world.can_poll = False
+    assert not any(world.send() for _ in range(10))
+    loop = asyncio.new_event_loop()
+    world.poller.awaits(loop.create_future())
+    loop.close()
+    assert not world.soon
+
+
+def test_sends_of_several_callers_are_not_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in one turn of the loop, and had better go together."""
+    world, callers = World(monkeypatch), [object(), object()]
+    for world.caller in (*callers[:1] * 4, *callers[1:] * 2, *callers):
+        world.send(after_s=TURN_S / 100)
+    assert world.polls == [False, True, True, False, True, False, False]
+
+
+async def test_the_loop_stays_awake_for_one_thing_and_not_longer_for_sends_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, loop = World(monkeypatch), asyncio.get_running_loop()
+    world.send()
+    world.send()
+    first, second = loop.create_future(), loop.create_future()
+    world.poller.awaits(first)
+    world.send(after_s=AWAKE_S / 2)
+    world.poller.awaits(second)
+    assert world.turn()
+    assert len(world.soon) == 1
+    world.now += 0.6 * AWAKE_S
+    assert not world.turn(), "that is the first one's time"
+    assert world.send()
+    world.poller.awaits(second)
+    assert not world.soon, "the first was late"
+    assert world.send()
+    world.poller.awaits(second)
+    second.set_result(None)
+    world.poller.awaits(third := loop.create_future())
+    assert len(world.soon) == 2, "the second's is over, and ends with the next turn"
+    assert world.turn()
+    assert len(world.soon) == 1
+    third.set_result(None)
+    assert not world.turn()
 
 
 def test_what_fails_is_tried_again_later_and_later_until_it_succeeds() -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from culm import App, PartlySent, StoreError, StoreUnavailable
 from culm.batch import ALONE, HALVED, MAX_WEIGHT, MOST_WHOLE, Gatherer
 from culm.commit import BatchId, Commit, Committed, Event, Held, weigh
-from culm.groups import caller
+from culm.groups import Caller, Groups, caller
 from culm.job import Job
 from culm.sender import Answer, Sender
 from culm.store import AtOnce
@@ -498,6 +499,56 @@ def test_what_cannot_be_asked_at_once_is_not_overtaken_by_what_can() -> None:
         sent = [name for name in store.tables.rows if name != "warm"]
         assert sent == sorted(sent)
 
+    run(main())
+
+
+class SlowToDo(Slow):
+    """What has to be asked the other way takes a while to be done."""
+
+    async def commit(self, commits: Sequence[Commit], *, batch: BatchId) -> list[Committed]:
+        for _ in range(30):
+            await asyncio.sleep(0)
+        return await super().commit(commits, batch=batch)
+
+
+def test_a_commit_that_is_alone_does_not_overtake_one_that_takes_its_time() -> None:
+    async def main() -> None:
+        store = SlowToDo()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        for _ in range(20):
+            await gatherer.submit(sending("0"), fresh=True)
+        answers = [gatherer.submit(sending("1"), fresh=True)]
+        answers.append(gatherer.submit(Commit(send=(Job(id="2", task="t", priority=9),)), fresh=True))
+        await answers[0]
+        gatherer._singles = ALONE  # as if all but one had been alone
+        answers.append(gatherer.submit(sending("3"), fresh=True))
+        await asyncio.gather(*answers)
+        assert list(store.tables.rows) == ["0", "1", "2", "3"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+def test_a_commit_that_is_alone_is_sent_although_a_signal_interrupts(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler raises before the commit is under way."""
+
+    def interrupted(groups: Groups, first: Caller) -> None:
+        monkeypatch.setattr(Groups, "sends", right)
+        raise error
+
+    async def main() -> None:
+        store, answers = Slow(), list[Answer]()
+        gatherer = Gatherer(store, client="c", for_callers=True)
+        for _ in range(20):
+            await gatherer.submit(sending("warm"), fresh=True)
+        monkeypatch.setattr(Groups, "sends", interrupted)
+        with suppress(KeyboardInterrupt):
+            gatherer.post(sending("interrupted"), answers.append, fresh=True)
+        await asyncio.wait_for(gatherer.flush(), 5)
+        assert answers == ["applied"]
+        assert list(store.tables.rows) == ["warm", "interrupted"]
+
+    right = Groups.sends
     run(main())
 
 

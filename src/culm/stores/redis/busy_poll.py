@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from culm.stores.redis.give_way import GiveWay
 
@@ -60,41 +60,60 @@ class BusyPoll:
         self._give_way = give_way
         self._on = on and _processors() > 1
         self._sends, self._ends = Tries(), Tries()
-        self._is_here = self._is_turning = False
+        self._is_here = False  # the last send was worth it, and its server is on this machine
+        self._watch: _Watch | None = None
+        self._caller = 0
         self._asked_at = self._turned_at = 0.0
 
     def asked(self, connection: Connection) -> None:
         """A send that is alone has gone out there; wait for its reply awake, if that is worth it."""
         last, self._asked_at = self._asked_at, (now := time.perf_counter())
-        if not self._on or now - last >= NEXT_S or not self._sends.may():
+        if not self._on or now - last >= NEXT_S or not connection.can_poll or not self._sends.may():
             self._is_here = False
             return
         self._is_here = connection.is_here
-        at_once = now - self._turned_at < TURN_S
+        caller = id(asyncio.current_task(self._loop))  # of another, more may come in this turn of the loop
+        at_once = now - self._turned_at < TURN_S and caller == self._caller
         if not at_once:
-            self._turned_at = now
+            self._turned_at, self._caller = now, caller
         if connection.poll(MOMENT_S, at_once=at_once):
             self._sends.succeeded()
         elif self._is_here:
-            self._turn(connection.has_answered, self._sends)
+            self._stay_awake(connection.has_answered, self._sends)
         else:
             self._sends.failed()
 
     def awaits(self, end: asyncio.Future[Any]) -> None:
-        """Somebody awaits the end of a job. If it is the one that was sent last, and alone, that may be worth it, too."""
-        if self._is_here and not self._is_turning and time.perf_counter() - self._asked_at < AWAKE_S and self._ends.may():
-            self._turn(end.done, self._ends)
+        """Somebody awaits the end of a job. Right after a send that was worth it, this may be, too."""
+        if self._is_here and time.perf_counter() - self._asked_at < AWAKE_S and self._ends.may():
+            self._stay_awake(end.done, self._ends)
 
-    def _turn(self, is_over: Callable[[], bool], tries: Tries) -> None:
-        """The loop is not to sleep until then."""
-        self._is_turning = False
-        if is_over():
-            tries.succeeded()
-        elif time.perf_counter() - self._asked_at >= AWAKE_S:
-            tries.failed()
+    def _stay_awake(self, is_over: Callable[[], bool], tries: Tries) -> None:
+        """The loop is not to sleep until then, unless it does so already for something else."""
+        watch = self._watch
+        if watch is None or watch.is_over() or time.perf_counter() >= watch.ends_at:
+            self._watch = watch = _Watch(is_over, tries, self._asked_at + AWAKE_S)
+            self._turn(watch)
+
+    def _turn(self, watch: _Watch) -> None:
+        if watch is not self._watch:
+            return
+        if watch.is_over():
+            watch.tries.succeeded()
+        elif time.perf_counter() >= watch.ends_at:
+            watch.tries.failed()
         elif self._give_way.gave():
-            self._is_turning = True
-            self._loop.call_soon(self._turn, is_over, tries)
+            self._loop.call_soon(self._turn, watch)
+            return
+        self._watch = None
+
+
+class _Watch(NamedTuple):
+    """Why the loop stays awake."""
+
+    is_over: Callable[[], bool]
+    tries: Tries
+    ends_at: float
 
 
 def _processors() -> int:

@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
 
         False: nothing came.
         """
-        if self._fd < 0 or len(self._waiting) != 1 or not isinstance(call := self._waiting[0], Call):
+        if not self.can_poll or len(self._waiting) != 1 or not isinstance(call := self._waiting[0], Call):
             return False
         if not at_once:
             call.soon = self._loop
@@ -125,15 +125,22 @@ class Connection(asyncio.Protocol):
                     data = os.read(self._fd, READ_BYTES)
                 except BlockingIOError:
                     continue
+                except OSError as e:
+                    if e.errno is None:
+                        raise  # not from the socket: a signal's handler raised it
+                    return False  # the transport meets it, too
                 if data:
                     self.data_received(data)
                 break
-        except OSError:  # the transport meets it, too
-            return False
         except BaseException:  # a signal raised: what was read may be lost, and the next reply would be taken for this one
             self.close("was interrupted")
             raise
         return not self._waiting
+
+    @property
+    def can_poll(self) -> bool:
+        """What arrives on its socket may be read beside the transport."""
+        return self._fd >= 0
 
     def has_answered(self) -> bool:
         """Nothing that was asked is unanswered."""
