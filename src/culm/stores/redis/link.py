@@ -56,7 +56,10 @@ class Link:
         self._scripts = Scripts(self._prefix)
         self._give_way = GiveWay()
         self._busy_poll = BusyPoll(self.loop, self._give_way, on=address.busy_poll)
-        self._opens_for, self._opening = "", b""  # of which client the last send was that was alone; what precedes its number
+        self._opening = (
+            "",
+            b"",
+        )  # of the last send that was alone: its client, and what precedes its number; one, so that no signal parts them
         self._met = False  # a connection was tried before: the next one may be part of a herd
         self._counted_at = 0.0
         self.server: Server | None = None
@@ -101,11 +104,12 @@ class Link:
         connection = self._main
         if connection is None or not connection.is_open:
             return False
-        if client != self._opens_for:
-            opening = packed_words("EVALSHA", self._scripts["send_one"].sha, 1, self._prefix, "", client)
-            self._opens_for, self._opening = client, b"*%d\r\n%b" % (ONE_WORDS, opening)
+        latest, opening = self._opening
+        if client != latest:
+            opening = b"*%d\r\n%b" % (ONE_WORDS, packed_words("EVALSHA", self._scripts["send_one"].sha, 1, self._prefix, "", client))
+            self._opening = client, opening
         digits = b"%d" % number
-        connection.tell_packed(then, b"%b$%d\r\n%b\r\n%b" % (self._opening, len(digits), digits, words))
+        connection.tell_packed(then, b"%b$%d\r\n%b\r\n%b" % (opening, len(digits), digits, words))
         self._busy_poll.asked(connection)
         return True
 
