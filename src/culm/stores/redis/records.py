@@ -24,8 +24,7 @@ LARGE = 32_000  # bytes: such a record is counted by itself, so that a claim is 
 
 Likeness: TypeAlias = "tuple[str, str, str, int | None, int | None, int, int]"  # what a head is made of
 
-_heads: dict[tuple[Likeness, str], bytes] = {}  # most jobs are like others
-_MOST_HEADS = 1_000
+_MOST_HEADS = 1_000  # that are kept: most jobs are like others
 PLACES = [b"%04x" % place for place in range(2_048)]  # more than a batch usually has
 
 
@@ -33,21 +32,13 @@ def likeness(job: Job) -> Likeness:
     return job.queue, job.task, job.topic, job.after_ms, job.at_ms, job.priority, job.keep_ms
 
 
-def head_of(like: Likeness, channel: str) -> bytes:
-    head = _heads.get((like, channel))
-    if head is None:
-        if len(_heads) >= _MOST_HEADS:
-            _heads.clear()
-        head = _heads[like, channel] = _head(like, channel)
-    return head
-
-
 def tail(job: Job, channel: str) -> bytes:
     """A record, but for what the server writes before it, of the only job of its batch."""
     return PLACES[0] + head_of(likeness(job), channel) + encode_job(job)
 
 
-def _head(like: Likeness, channel: str) -> bytes:
+@lru_cache(_MOST_HEADS)
+def head_of(like: Likeness, channel: str) -> bytes:
     after, at, priority, keep = like[3:]
     texts = [text.encode() for text in like[:3]]
     numbers = f" {'-' if after is None else after} {at or 0} {priority} {keep} {' '.join(str(len(text)) for text in texts)}\n".encode()
